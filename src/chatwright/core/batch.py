@@ -1,0 +1,152 @@
+"""Tensors with names. One alignment rule: column t of every per-token tensor speaks about token t."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+
+B = TypeVar("B", bound="Batch")
+
+
+@dataclass(kw_only=True)
+class Batch:
+    """Right-padded rows of tokens, and how much each of them counts.
+
+    `weights` is zero on prompts and padding. A loss returns Σ weights·per_token; the engine divides it by
+    Σ `share`, taken over the whole optimizer step and all ranks before any backward pass. So the choice between token
+    mean (weight 1, share = tokens), sequence mean (weight 1/tokens, share 1) and a constant (weight 1, share = max
+    length) is made once, where the batch is built, and in no loss.
+    """
+
+    ids: Tensor  # [B, T] int64
+    attention: Tensor  # [B, T] bool; True on real tokens, which come first in each row
+    weights: Tensor  # [B, T] float32
+    share: Tensor  # [B] float32
+    rows_per_item: ClassVar[int] = 1
+
+    @property
+    def mask(self) -> Tensor:
+        """[B, T] bool: the tokens that are trained."""
+        return self.weights != 0
+
+    @property
+    def lengths(self) -> Tensor:
+        """[B]: real tokens of each row."""
+        return self.attention.sum(1)
+
+    @property
+    def denominator(self) -> Tensor:
+        """What sums over this batch are to be divided by (before the sum over ranks)."""
+        return self.share.sum()
+
+    def __len__(self) -> int:
+        return self.ids.size(0) // self.rows_per_item
+
+    def rows(self: B, index: Tensor | slice) -> B:
+        """Some rows, in the order given; tensors without a row dimension are kept whole."""
+        n = self.ids.size(0)
+        return replace(self, **{k: v[index] for k, v in self.tensors().items() if v.dim() and v.size(0) == n})
+
+    def items(self: B, index: Tensor) -> B:
+        """Some items (a pair is one item of two rows), in the order given."""
+        k = self.rows_per_item
+        return self.rows((index[:, None] * k + torch.arange(k)).flatten())
+
+    def trimmed(self: B) -> B:
+        """Without the columns that are padding in every row."""
+        width, full = max(int(self.lengths.max()), 1), self.ids.size(1)
+        cut = {k: v[:, :width] for k, v in self.tensors().items() if v.dim() == 2 and v.size(1) == full}
+        return replace(self, **cut)
+
+    def micro_batches(self: B, tokens: int) -> list[tuple[Tensor, B]]:
+        """Parts of at most `tokens` tokens (padding counted, at least one item each), items of like length together.
+
+        Returns (row numbers, part) pairs. The sum rule makes the split invisible in the result.
+        """
+        k = self.rows_per_item
+        longest = self.lengths.view(-1, k).amax(1)
+        order = torch.argsort(longest, stable=True)
+        parts: list[list[int]] = [[]]
+        for item in order.tolist():
+            if parts[-1] and (len(parts[-1]) + 1) * k * int(longest[item]) > tokens:
+                parts.append([])
+            parts[-1].append(item)
+        index = [torch.tensor(p) for p in parts if p]
+        rows = [(i[:, None] * k + torch.arange(k)).flatten() for i in index]
+        return [(r, self.rows(r).trimmed()) for r in rows]
+
+    def shuffled(self: B, items: int, epochs: int, generator: torch.Generator | None = None) -> Iterator[B]:
+        """Minibatches of `items` items, every item once an epoch, in a new order each epoch."""
+        for _ in range(epochs):
+            for index in torch.randperm(len(self), generator=generator).split(items):
+                yield self.items(index)
+
+    def to(self: B, device: torch.device | str) -> B:
+        """The same batch on another device."""
+        return replace(self, **{k: v.to(device, non_blocking=True) for k, v in self.tensors().items()})
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The fields that hold a tensor."""
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {k: v for k, v in pairs if isinstance(v, Tensor)}
+
+
+@dataclass(kw_only=True)
+class PairBatch(Batch):
+    """Row 2i is the chosen answer, row 2i + 1 the rejected one. A row's share is ½, so a pair counts as one item.
+
+    `nll` are the weights of the likelihood term some objectives add on chosen rows (ORPO, DPO + NLL): scaled so that
+    they sum to the number of pairs in the step, and the shared denominator makes a token mean of them.
+    """
+
+    margins: Tensor  # [B] the margin of the pair, on both of its rows
+    nll: Tensor  # [B, T]
+    reference: Tensor | None = None  # [B] Σ over the answer of the reference's log-probabilities
+    rows_per_item: ClassVar[int] = 2
+
+
+@dataclass(kw_only=True)
+class RatedBatch(Batch):
+    """Single answers somebody judged (KTO). `baseline` is z₀, the batch's KL estimate; it is one number."""
+
+    desirable: Tensor  # [B] bool
+    reference: Tensor | None = None  # [B]
+    baseline: Tensor | None = None  # scalar
+
+
+@dataclass(kw_only=True)
+class Scored(Batch):
+    """Answers with a reward per token; a score for the whole answer sits on its last token."""
+
+    rewards: Tensor  # [B, T]
+    groups: Tensor  # [B] int64; answers to one prompt share a number
+    finished: Tensor  # [B] bool; False when cut at the length limit
+
+
+@dataclass(kw_only=True)
+class Experience(Scored):
+    """What a policy-gradient step needs."""
+
+    logprobs: Tensor  # [B, T] of the policy before the step: the denominator of the ratio
+    advantages: Tensor  # [B, T]
+    reference: Tensor | None = None  # [B, T]; only where the KL penalty is in the loss
+    values: Tensor | None = None  # [B, T]; only with a critic
+    returns: Tensor | None = None  # [B, T]; only with a critic
+    correction: Tensor | None = None  # [B, T]; truncated importance weights, trainer over sampler
+
+
+def pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> Tensor:
+    """Rows of unequal length as one tensor, filled up on the right."""
+    width = max((len(r) for r in rows), default=0)
+    return torch.tensor([[*r, *([value] * (width - len(r)))] for r in rows], dtype=dtype)
+
+
+def lay_out(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """(ids, attention) of right-padded rows."""
+    lengths = torch.tensor([len(r) for r in rows])
+    ids = pad(rows, pad_id, torch.long)
+    return ids, torch.arange(ids.size(1))[None] < lengths[:, None]

@@ -1,0 +1,105 @@
+"""The nouns of the system. Everything above passes these around; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Role = Literal["system", "user", "assistant", "tool"]
+Metrics = dict[str, float]
+
+
+class ChatwrightError(ValueError):
+    """Something the user can mend: the message says what is wrong, where, and what to change.
+
+    The command line prints these without a traceback; every other exception is a bug and keeps its own.
+    """
+
+
+class Config(BaseModel):
+    """Base of every component's settings: frozen, and a key nobody reads is an error, not a wish."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+Conversation = tuple[Message, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A document to learn language from."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation that waits for an answer, and whatever a rule needs to check that answer.
+
+    `answer` is a reference answer where one is known. `meta` carries what rules read (facts, language, intent …);
+    it takes no part in equality or hashing.
+    """
+
+    messages: Conversation
+    answer: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """A whole conversation to imitate; at least one turn is the assistant's."""
+
+    messages: Conversation
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """Two answers to one prompt, the better one first; `margin` says by how much, where somebody said so."""
+
+    prompt: Prompt
+    chosen: str
+    rejected: str
+    margin: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rated:
+    """One answer and the score a person, a rule or a model gave it; above 0 is a thumb up."""
+
+    prompt: Prompt
+    response: str
+    score: float
+
+
+Record = Text | Prompt | Demo | Pair | Rated
+
+
+@dataclass(frozen=True, slots=True)
+class Rollout:
+    """One sampled answer, as tokens. No tensors, so it can be stored, sent and compared.
+
+    `logprobs` are those of the policy that sampled it, at the sampling temperature. `response_ids` hold the
+    end-of-turn token exactly when it was sampled, and then `finished` is true; an answer cut at the length limit
+    is unfinished. `group` numbers the prompt, `parts` are the rewards that were summed.
+    """
+
+    prompt: Prompt
+    prompt_ids: tuple[int, ...]
+    response_ids: tuple[int, ...]
+    logprobs: tuple[float, ...]
+    text: str = ""
+    finished: bool = True
+    group: int = 0
+    reward: float = 0.0
+    parts: Mapping[str, float] = field(default_factory=dict)

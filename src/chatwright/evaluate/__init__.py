@@ -1,0 +1,1 @@
+"""Metrics, statistics, comparisons and the report."""

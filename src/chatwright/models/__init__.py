@@ -1,0 +1,1 @@
+"""Hugging Face models, the heads on top of them, and how they are read."""

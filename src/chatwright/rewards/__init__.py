@@ -1,0 +1,1 @@
+"""A reward is any function from rollouts to numbers."""

@@ -1,0 +1,1 @@
+"""Generation: for RL, evaluation and chat alike."""

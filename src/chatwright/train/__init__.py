@@ -1,0 +1,1 @@
+"""The supervised loop and what each objective asks of it."""
