@@ -1,0 +1,128 @@
+"""Files that are either whole or not there: what a run leaves behind survives `kill -9` at any moment."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from chatwright.core.types import ChatwrightError
+
+PART = ".part"
+"""Suffix of what is still being written; a leftover of a crash is swept away by the next write."""
+
+
+@contextlib.contextmanager
+def atomic_directory(path: Path) -> Iterator[Path]:
+    """A directory to fill, which takes the place of `path` when the block ends well and vanishes when it does not."""
+    part = path.with_name(path.name + PART)
+    with named_os_errors(path):
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+        try:
+            yield part
+            _sync_tree(part)
+        except BaseException:
+            shutil.rmtree(part, ignore_errors=True)
+            raise
+        old = path.with_name(path.name + ".old")
+        shutil.rmtree(old, ignore_errors=True)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+        _sync(path.parent)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file's content in one step."""
+    part = path.with_name(path.name + PART)
+    with named_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        _sync(part)
+        part.replace(path)
+        _sync(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace a JSON file in one step; sorted keys are not forced, so that files read as they were meant."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file's value; a file that does not parse is named."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ChatwrightError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete it to write it again") from error
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; a last line torn off by a crash is left out."""
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n"):
+            rows.append(json.loads(line))
+    return rows
+
+
+def write_jsonl(path: Path, rows: list[Mapping[str, Any]]) -> None:
+    """Replace a JSONL file in one step."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows))
+
+
+def sha256_of(path: Path) -> str:
+    """Hash of a file's bytes, or of a folder's names and bytes."""
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        return hash_of([[str(p.relative_to(path)), sha256_of(p)] for p in files])
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def hash_of(value: Any) -> str:
+    """Hash of a JSON-able value, the same for equal values."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def named_os_errors(path: Path) -> Iterator[None]:
+    """Disk full, read-only folders and missing rights become one sentence that names the place."""
+    try:
+        yield
+    except OSError as error:
+        reasons = {
+            errno.ENOSPC: "the disk is full: free some space",
+            errno.EDQUOT: "the disk quota is used up: free some space",
+            errno.EROFS: "the file system is read-only: choose another folder with --out",
+            errno.EACCES: "no permission to write there: choose another folder with --out",
+            errno.EPERM: "not allowed to write there: choose another folder with --out",
+            errno.ENOTDIR: "a file stands where a folder is needed: choose another folder with --out",
+        }
+        if error.errno not in reasons:
+            raise
+        raise ChatwrightError(f"cannot write {path}: {reasons[error.errno]}; then run the same command again") from error
+
+
+def _sync_tree(root: Path) -> None:
+    for path in [*root.rglob("*"), root]:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
