@@ -16,10 +16,10 @@ B = TypeVar("B", bound="Batch")
 class Batch:
     """Right-padded rows of tokens, and how much each of them counts.
 
-    `weights` is zero on prompts and padding. A loss returns Σ weights·per_token; the engine divides it by
-    Σ `share`, taken over the whole optimizer step and all ranks before any backward pass. So the choice between token
-    mean (weight 1, share = tokens), sequence mean (weight 1/tokens, share 1) and a constant (weight 1, share = max
-    length) is made once, where the batch is built, and in no loss.
+    `weights` is zero on prompts and padding. A loss returns Σ weights·per_token; the engine divides it by Σ
+    `share`, taken over the whole optimizer step and all ranks before any backward pass. So the choice
+    between token mean (weight 1, share = tokens), sequence mean (weight 1/tokens, share 1) and a constant
+    (weight 1, share = max length) is made once, where the batch is built, and in no loss.
     """
 
     ids: Tensor  # [B, T] int64
@@ -63,7 +63,8 @@ class Batch:
         return replace(self, **cut)
 
     def micro_batches(self: B, tokens: int) -> list[tuple[Tensor, B]]:
-        """Parts of at most `tokens` tokens (padding counted, at least one item each), items of like length together.
+        """Parts of at most `tokens` tokens (padding counted, at least one item each), items of like length
+        together.
 
         Returns (row numbers, part) pairs. The sum rule makes the split invisible in the result.
         """
@@ -82,7 +83,7 @@ class Batch:
     def shuffled(self: B, items: int, epochs: int, generator: torch.Generator | None = None) -> Iterator[B]:
         """Minibatches of `items` items, every item once an epoch, in a new order each epoch."""
         for _ in range(epochs):
-            for index in torch.randperm(len(self), generator=generator).split(items):
+            for index in torch.split(torch.randperm(len(self), generator=generator), items):
                 yield self.items(index)
 
     def to(self: B, device: torch.device | str) -> B:
@@ -97,10 +98,12 @@ class Batch:
 
 @dataclass(kw_only=True)
 class PairBatch(Batch):
-    """Row 2i is the chosen answer, row 2i + 1 the rejected one. A row's share is ½, so a pair counts as one item.
+    """Row 2i is the chosen answer, row 2i + 1 the rejected one. A row's share is ½, so a pair counts as one
+    item.
 
-    `nll` are the weights of the likelihood term some objectives add on chosen rows (ORPO, DPO + NLL): scaled so that
-    they sum to the number of pairs in the step, and the shared denominator makes a token mean of them.
+    `nll` are the weights of the likelihood term some objectives add on chosen rows (ORPO, DPO + NLL):
+    scaled so that they sum to the number of pairs in the step, and the shared denominator makes a token
+    mean of them.
     """
 
     margins: Tensor  # [B] the margin of the pair, on both of its rows

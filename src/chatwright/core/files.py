@@ -20,7 +20,9 @@ PART = ".part"
 
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
-    """A directory to fill, which takes the place of `path` when the block ends well and vanishes when it does not."""
+    """A directory to fill, which takes the place of `path` when the block ends well and vanishes when it
+    does not.
+    """
     part = path.with_name(path.name + PART)
     with named_os_errors(path):
         shutil.rmtree(part, ignore_errors=True)
@@ -61,7 +63,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
-        raise ChatwrightError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete it to write it again") from error
+        raise ChatwrightError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); delete it to write it again"
+        ) from error
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -112,7 +116,9 @@ def named_os_errors(path: Path) -> Iterator[None]:
         }
         if error.errno not in reasons:
             raise
-        raise ChatwrightError(f"cannot write {path}: {reasons[error.errno]}; then run the same command again") from error
+        raise ChatwrightError(
+            f"cannot write {path}: {reasons[error.errno]}; then run the same command again"
+        ) from error
 
 
 def _sync_tree(root: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticCustomError
 
 Role = Literal["system", "user", "assistant", "tool"]
 Metrics = dict[str, float]
@@ -23,6 +25,23 @@ class Config(BaseModel):
     """Base of every component's settings: frozen, and a key nobody reads is an error, not a wish."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_nearest_key(cls, data: Any) -> Any:
+        """Answer a misspelt key with the one that was probably meant."""
+        if isinstance(data, Mapping):
+            known = [*cls.model_fields, *(f.alias for f in cls.model_fields.values() if f.alias)]
+            for key in data:
+                if key not in known:
+                    near = difflib.get_close_matches(
+                        str(key), [k for k in known if not k.endswith("_")], 1, 0.5
+                    )
+                    hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
+                    raise PydanticCustomError(
+                        "unknown_key", "unknown key {key!r}; {hint}", {"key": key, "hint": hint}
+                    )
+        return data
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +66,8 @@ class Text:
 class Prompt:
     """A conversation that waits for an answer, and whatever a rule needs to check that answer.
 
-    `answer` is a reference answer where one is known. `meta` carries what rules read (facts, language, intent …);
-    it takes no part in equality or hashing.
+    `answer` is a reference answer where one is known. `meta` carries what rules read (facts, language,
+    intent …); it takes no part in equality or hashing.
     """
 
     messages: Conversation
@@ -90,8 +109,8 @@ class Rollout:
     """One sampled answer, as tokens. No tensors, so it can be stored, sent and compared.
 
     `logprobs` are those of the policy that sampled it, at the sampling temperature. `response_ids` hold the
-    end-of-turn token exactly when it was sampled, and then `finished` is true; an answer cut at the length limit
-    is unfinished. `group` numbers the prompt, `parts` are the rewards that were summed.
+    end-of-turn token exactly when it was sampled, and then `finished` is true; an answer cut at the length
+    limit is unfinished. `group` numbers the prompt, `parts` are the rewards that were summed.
     """
 
     prompt: Prompt

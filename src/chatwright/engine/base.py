@@ -4,23 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch.nn as nn
+from pydantic import Field
 from torch import Tensor
 
 from chatwright.core.batch import Batch
-from chatwright.core.types import Metrics
+from chatwright.core.types import Config, Metrics
+
+
+class EngineConfig(Config):
+    """Where and how a recipe is computed; it changes no result beyond rounding."""
+
+    kind: Literal["torch"] = Field("torch", description="The training backend: torch is plain PyTorch.")
+    device: str = Field(
+        "auto", description="auto takes the first GPU and else the CPU; or cpu, cuda, cuda:1 …"
+    )
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
+    threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out.")
+
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]]
-"""(model, batch) -> (sum over the batch's items, {metric: sum}). The engine divides both by the step's denominator."""
+"""(model, batch) -> (sum over the batch's items, {metric: sum}). The engine divides both by the step's
+denominator.
+"""
 
 Read = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> a tensor with one row per row of the batch; per-token tensors are [B, T]."""
 
 
 class Term(NamedTuple):
-    """One summand of a step's objective: `weight` · Σ loss / Σ share of `batch`. A step may have several (PPO + PTX)."""
+    """One summand of a step's objective: `weight` · Σ loss / Σ share of `batch`. A step may have several
+    (PPO + PTX).
+    """
 
     batch: Batch
     loss: Loss

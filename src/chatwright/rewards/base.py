@@ -12,10 +12,11 @@ Reward = Callable[[Sequence[Rollout]], Sequence[float]]
 
 @dataclass(frozen=True)
 class WeightedSum:
-    """Scores rollouts by several rewards, {name: (weight, reward)}, and keeps what each of them said in `parts`.
+    """Scores rollouts by several rewards, {name: (weight, reward)}, and keeps what each of them said in
+    `parts`.
 
-    A reward that raises, or answers with the wrong number of scores or with NaN, stops the run and is named together
-    with the rollout it failed on: a failed reward is not a reward of zero.
+    A reward that raises, or answers with the wrong number of scores or with NaN, stops the run and is named
+    together with the rollout it failed on: a failed reward is not a reward of zero.
     """
 
     rewards: Mapping[str, tuple[float, Reward]]

@@ -16,10 +16,14 @@ class SamplingConfig(Config):
 
     max_tokens: int = Field(128, ge=1, description="Most tokens an answer may have, end-of-turn included.")
     min_tokens: int = Field(0, ge=0, description="The end of turn cannot be drawn before this many tokens.")
-    temperature: float = Field(1.0, ge=0, description="Logits are divided by it; 0 takes the likeliest token.")
+    temperature: float = Field(
+        1.0, ge=0, description="Logits are divided by it; 0 takes the likeliest token."
+    )
     top_k: int = Field(0, ge=0, description="Only the k likeliest tokens; 0 for all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Only the likeliest tokens that together reach p.")
-    repetition_penalty: float = Field(1.0, gt=0, description="Above 1 makes tokens that were already said less likely.")
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="Above 1 makes tokens that were already said less likely."
+    )
     stop: tuple[str, ...] = Field((), description="Texts that end an answer; they are cut from its text.")
 
 

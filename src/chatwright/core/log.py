@@ -1,0 +1,188 @@
+"""What a run tells its user: numbers to files that tools read, a bar or a line to the person who waits."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from chatwright.core.files import named_os_errors, read_jsonl, write_jsonl
+from chatwright.core.types import ChatwrightError, Metrics
+
+logger = logging.getLogger("chatwright")
+Destination = Literal["tensorboard", "wandb", "mlflow"]
+
+
+def set_up_logging(console: Console, level: int = logging.INFO) -> None:
+    """Send the package's log lines through the console, so that a progress bar is not torn."""
+    handler = RichHandler(console=console, show_time=False, show_path=False, show_level=False, markup=False)
+    logger.handlers[:] = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+class Writer(Protocol):
+    """Somewhere numbers go besides metrics.jsonl."""
+
+    def write(self, step: int, metrics: Metrics) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Tracker:
+    """Appends a row a step to metrics.jsonl, and to TensorBoard, wandb or mlflow when asked.
+
+    Rows after `start` are dropped on opening: they were written by a run that died after its last
+    checkpoint and are about to be computed again, bit for bit.
+    """
+
+    def __init__(
+        self, directory: Path, start: int, destinations: Sequence[Destination] = (), run: str = ""
+    ) -> None:
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "metrics.jsonl"
+        kept = [row for row in read_jsonl(path) if row["step"] <= start] if path.exists() else []
+        write_jsonl(path, list(kept))
+        self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
+        self._path, self._began = path, time.monotonic()
+        self._file = path.open("a", encoding="utf-8")
+        self._writers = [_WRITERS[name](directory, run, start) for name in destinations]
+
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        """Write one step's numbers."""
+        row = {"step": step, "seconds": round(self.elapsed(), 3), **metrics}
+        with named_os_errors(self._path):
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        for writer in self._writers:
+            writer.write(step, metrics)
+
+    def elapsed(self) -> float:
+        """Seconds of work on this stage, those before a resume included."""
+        return self.seconds + time.monotonic() - self._began
+
+    def close(self) -> None:
+        """Flush everything."""
+        self._file.close()
+        for writer in self._writers:
+            writer.close()
+
+
+class TensorBoard:
+    """TensorBoard event files in the stage's folder."""
+
+    def __init__(self, directory: Path, run: str, start: int) -> None:
+        from torch.utils.tensorboard.writer import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(directory / "tensorboard"), purge_step=start + 1)
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        for name, value in metrics.items():
+            self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Wandb:
+    """Weights & Biases, offline unless the user's environment says otherwise."""
+
+    def __init__(self, directory: Path, run: str, start: int) -> None:
+        wandb: Any = _optional("wandb")
+        self._run = wandb.init(
+            project="chatwright", name=run, id=run.replace("/", "-"), resume="allow", dir=str(directory)
+        )
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        self._run.log(metrics, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class MLflow:
+    """MLflow at the tracking server of the user's environment, or local files."""
+
+    def __init__(self, directory: Path, run: str, start: int) -> None:
+        self._mlflow: Any = _optional("mlflow")
+        self._mlflow.set_experiment("chatwright")
+        self._mlflow.start_run(run_name=run)
+
+    def write(self, step: int, metrics: Metrics) -> None:
+        self._mlflow.log_metrics(metrics, step=step)
+
+    def close(self) -> None:
+        self._mlflow.end_run()
+
+
+_WRITERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": MLflow}
+
+
+def _optional(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise ChatwrightError(
+            f"log: {package} needs its extra: pip install 'chatwright[{package}]'"
+        ) from error
+
+
+class Meter:
+    """Shows a stage's advance: a bar with the time left on a terminal, a line every few seconds elsewhere."""
+
+    def __init__(self, console: Console, name: str, total: int, start: int, show: Sequence[str]) -> None:
+        self._console, self._name, self._total, self._start = console, name, total, start
+        self._show, self._began, self._last = show, time.monotonic(), 0.0
+        self._bar = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
+        self._task = self._bar.add_task(name, total=total, completed=start, numbers="")
+
+    @contextmanager
+    def shown(self) -> Iterator[Meter]:
+        """Keep the bar on the screen while the block runs."""
+        with self._bar:
+            yield self
+
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        """Show one step's numbers."""
+        numbers = "  ".join(f"{k.split('/')[-1]} {metrics[k]:.4g}" for k in self._show if k in metrics)
+        self._bar.update(self._task, completed=step, numbers=numbers)
+        now = time.monotonic()
+        if not self._console.is_terminal and (now - self._last >= 5 or step == self._total):
+            pace = (now - self._began) / (step - self._start)
+            left = _clock(pace * (self._total - step))
+            self._console.print(f"{self._name} {step}/{self._total}  {numbers}  left {left}", highlight=False)
+            self._last = now
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
