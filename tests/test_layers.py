@@ -14,8 +14,8 @@ LAYERS = [
     {"rl", "evaluate"},
     {"recipe"},
     {"stages"},
-    {"pipeline"},
-    {"cli", "console"},
+    {"pipeline", "console"},
+    {"cli"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

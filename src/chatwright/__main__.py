@@ -1,0 +1,5 @@
+"""`python -m chatwright` is the same as `chatwright`."""
+
+from chatwright.cli import main
+
+main()

@@ -1,0 +1,211 @@
+"""The command line: parse, load, delegate. What needs torch is imported by the command that needs it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    name="chatwright",
+    help="Build, align and run your own chat model: the whole RLHF loop in one tool.",
+    epilog="Start with: chatwright init shop && chatwright run shop/recipe.yaml",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=True,
+)
+data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+console = Console(stderr=False)
+
+Files = Annotated[
+    list[str],
+    typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
+]
+ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
+
+
+@app.command()
+def run(
+    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: stages.sft.optim.lr=1e-4"),
+    ] = None,
+    only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
+    until: Annotated[str | None, typer.Option(metavar="STAGE", help="Run up to this stage.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write, in place of the recipe's `out`.")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, tokenise, print the plan; train nothing.")
+    ] = False,
+) -> None:
+    """Run a recipe: train, align and evaluate, stage by stage.
+
+    Running it again keeps what is finished and goes on where it stopped, to the same bits. Ctrl-C once stops
+    after the current step and saves; a second Ctrl-C stops at once.
+    """
+    from chatwright.core.log import set_up_logging
+    from chatwright.pipeline import Run
+    from chatwright.recipe.read import read_recipe
+
+    set_up_logging(console)
+    changes = [*(set_ or []), *([f"out={out.resolve()}"] if out else [])]
+    work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console)
+    if dry_run:
+        from chatwright.stages.plan import print_plan
+
+        print_plan(work.recipe, work.load_data(), work.job, console)
+        return
+    work.execute(only, until)
+    from chatwright.console.summary import print_summary
+
+    print_summary(work.directory, console)
+
+
+@app.command()
+def init(
+    directory: Annotated[Path, typer.Argument(help="A new folder.")],
+) -> None:
+    """Write a commented starter recipe, a shop's sample data in English and Chinese, and a schema for
+    editors.
+    """
+    from chatwright.console.init import write_project
+
+    write_project(directory, console)
+
+
+@app.command()
+def chat(
+    model: ModelFolder,
+    system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token.")] = 0.7,
+    top_p: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Only the likeliest tokens that together reach p.")
+    ] = 0.95,
+    top_k: Annotated[int, typer.Option(min=0, help="Only the k likeliest tokens; 0 for all.")] = 0,
+    repetition_penalty: Annotated[
+        float, typer.Option(min=0.1, help="Above 1 discourages saying things again.")
+    ] = 1.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 256,
+    seed: Annotated[int, typer.Option(help="Same seed, same answers.")] = 0,
+) -> None:
+    """Talk to a model. /system TEXT, /reset, /save FILE and /quit are understood."""
+    from chatwright.console.chat import Chat
+    from chatwright.sampling.base import SamplingConfig
+
+    sampling = SamplingConfig(
+        max_tokens=max_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        top_k=top_k,
+        repetition_penalty=repetition_penalty,
+    )
+    Chat.open(model, system, sampling, seed, console).talk()
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, memory and disk, and what is missing for which extra."""
+    from chatwright.console.doctor import examine
+
+    examine(console)
+
+
+@app.command()
+def report(directory: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
+    """Write report.html and report.json again from what lies in a run's folder."""
+    from chatwright.evaluate.report import write_report
+
+    console.print(f"report: {write_report(directory)}")
+
+
+@data_app.command("check")
+def data_check(
+    files: Files,
+    model: Annotated[str | None, typer.Option(help="Count tokens with this model's tokenizer.")] = None,
+    eval_: Annotated[list[str] | None, typer.Option("--eval", help="Held-out files to compare with.")] = None,
+) -> None:
+    """Count rows, formats, languages, lengths, duplicates, overlap with held-out data, and every bad row.
+
+    Ends with status 1 when there are bad rows.
+    """
+    from chatwright.console.data import check_files
+
+    if check_files(files, eval_ or [], model, console):
+        raise typer.Exit(1)
+
+
+@data_app.command("show")
+def data_show(
+    file: Annotated[str, typer.Argument(help="A file; put a format in front to name it.")],
+    rows: Annotated[int, typer.Option("-n", "--rows", min=1, help="How many rows.")] = 3,
+    model: Annotated[str | None, typer.Option(help="Whose tokenizer and template to show.")] = None,
+    train_on: Annotated[str, typer.Option(help="Which assistant turns are trained: all or last.")] = "all",
+) -> None:
+    """Show what the model sees: trained tokens in colour, the end of turn visible."""
+    from chatwright.console.data import show_rows
+
+    show_rows(file, rows, model, train_on, console)
+
+
+@data_app.command("convert")
+def data_convert(
+    source: Annotated[str, typer.Argument(help="What to read; put a format in front to name it.")],
+    target: Annotated[
+        Path, typer.Argument(help="A .jsonl, .jsonl.gz, .json, .csv or .parquet file to write.")
+    ],
+) -> None:
+    """Rewrite data in the project's own form."""
+    from chatwright.console.data import convert_file
+
+    convert_file(source, target, console)
+
+
+def version(show: bool) -> None:
+    """Print the version and leave."""
+    if show:
+        from chatwright import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Build, align and run your own chat model: the whole RLHF loop in one tool."""
+
+
+def main() -> None:
+    """Run the command line; what the user can mend is told in a sentence, what is our bug keeps its traceback."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except Exception as error:
+        sys.exit(_explain(error))
+
+
+def _explain(error: Exception) -> int:
+    """Tell an expected end in a sentence and return its exit status; anything else is raised again."""
+    from rich.markup import escape
+
+    from chatwright.core.interrupt import Interrupted
+    from chatwright.core.types import ChatwrightError
+
+    if isinstance(error, ChatwrightError):
+        Console(stderr=True).print(
+            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
+        return 2
+    if isinstance(error, Interrupted):
+        console.print(f"\n{error}. Run the same command again to go on.", highlight=False)
+        return 130
+    raise error

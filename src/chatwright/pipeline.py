@@ -1,0 +1,241 @@
+"""Runs a recipe: its stages in order, those whose fingerprint is on disk skipped, the unfinished one
+resumed.
+"""
+
+from __future__ import annotations
+
+import datetime
+import fcntl
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+import transformers
+from rich.console import Console
+
+from chatwright import __version__
+from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json
+from chatwright.core.interrupt import StopFlag
+from chatwright.core.types import ChatwrightError, Record
+from chatwright.data.clean import load
+from chatwright.recipe.schema import FreshModel, Recipe, Stage
+from chatwright.stages.build import STAGES
+from chatwright.stages.fresh import make_base
+from chatwright.stages.job import MODEL, Job, Outcome
+
+
+@dataclass(frozen=True)
+class Run:
+    """A recipe at work in a folder."""
+
+    recipe: Recipe
+    base: Path
+    console: Console
+
+    @property
+    def directory(self) -> Path:
+        """Where everything this run makes lies."""
+        return (self.base / self.recipe.out / self.recipe.name).resolve()
+
+    def execute(self, only: str | None = None, until: str | None = None) -> Path:
+        """Do all stages (or `only` one, or those up to `until`) and return the run's folder.
+
+        Finished stages are kept as long as their settings, inputs, data and the package's version are the
+        same; an interrupted stage goes on from its last checkpoint.
+        """
+        _known(self.recipe, only, "--only")
+        _known(self.recipe, until, "--until")
+        with named_os_errors(self.directory):
+            self.directory.mkdir(parents=True, exist_ok=True)
+        with _alone(self.directory), StopFlag().listening() as stop:
+            records = self.load_data()
+            write_json(self.directory / "manifest.json", self._about())
+            prints = self._base(records, stop)
+            for stage in self.recipe.stages:
+                prints[stage.name] = self._fingerprint(stage, prints, records)
+                if only is None or stage.name == only:
+                    self._stage(stage, prints, records, stop)
+                elif stage.name != only and not self._done(stage.name, prints[stage.name]):
+                    self._say_missing(stage.name, only)
+                if stage.name in (only, until):
+                    break
+        return self.directory
+
+    def load_data(self) -> dict[str, list[Record]]:
+        """Every source's records; stops on bad rows unless the recipe says to skip them."""
+        rows = load(self.recipe.data, self.recipe.on_bad_row, self.directory, self.base)
+        return {name: [row.record for row in source] for name, source in rows.items()}
+
+    def job(self, name: str, data: Mapping[str, Sequence[Record]], stop: StopFlag) -> Job:
+        """What a stage is handed."""
+        models = {stage.name: str(self.directory / stage.name / MODEL) for stage in self.recipe.stages}
+        return Job(
+            run=self.recipe.name,
+            directory=self.directory / name,
+            seed=self.recipe.seed,
+            engine=self.recipe.engine,
+            template=self.recipe.template,
+            models=models | {"base": self._base_model()},
+            data=data,
+            log=self.recipe.log,
+            console=self.console,
+            stop=stop,
+            cache=self.directory / "cache",
+            imports=self.base,
+        )
+
+    def _base_model(self) -> str:
+        """The recipe's model: a folder seen from the recipe, a hub name, or what `base` makes."""
+        if isinstance(self.recipe.model, FreshModel):
+            return str(self.directory / "base" / MODEL)
+        folder = self.base / self.recipe.model
+        return str(folder) if folder.is_dir() else self.recipe.model
+
+    def _base(self, records: Mapping[str, Sequence[Record]], stop: StopFlag) -> dict[str, str]:
+        """Make the new model if the recipe asks for one; returns the base's fingerprint."""
+        model = self.recipe.model
+        if not isinstance(model, FreshModel):
+            folder = Path(self._base_model())
+            return {"base": sha256_of(folder) if folder.is_dir() else hash_of(model)}
+        used = {name for stage in self.recipe.stages if stage.kind != "evaluate" for name in stage.data}
+        texts = {name: records[name] for name in sorted(used)}
+        fingerprint = hash_of(
+            [model.model_dump(), {n: _hash_records(r) for n, r in texts.items()}, self.recipe.seed]
+        )
+        if not self._done("base", fingerprint):
+            job = self.job("base", texts, stop)
+            self._record("base", fingerprint, {"kind": "base"}, [], lambda: make_base(model.new, job))
+        return {"base": fingerprint}
+
+    def _stage(
+        self, stage: Stage, prints: Mapping[str, str], records: Mapping[str, Sequence[Record]], stop: StopFlag
+    ) -> None:
+        if self._done(stage.name, prints[stage.name]):
+            self.console.print(f"[dim]{stage.name}: done before, kept[/dim]")
+            return
+        job = self.job(stage.name, records, stop)
+        settings = stage.model_dump(mode="json", by_alias=True)
+        inputs = sorted(inputs_of(stage))
+        self._record(stage.name, prints[stage.name], settings, inputs, lambda: STAGES[stage.kind](stage, job))
+
+    def _record(
+        self, name: str, fingerprint: str, settings: Mapping[str, Any], inputs: Sequence[str], work: Any
+    ) -> None:
+        """Run a stage's work between two notes on disk: what was begun, and what came of it."""
+        directory = self.directory / name
+        begun = directory / "begun.json"
+        if directory.exists() and (not begun.exists() or read_json(begun)["fingerprint"] != fingerprint):
+            self._set_aside(directory)
+        if not begun.exists():
+            write_json(begun, {"fingerprint": fingerprint, "config": settings})
+        self.console.rule(f"[bold]{name}", align="left", style="dim")
+        began = time.time()
+        outcome: Outcome = work()
+        seconds = outcome.result.pop("seconds", None) or time.time() - began
+        manifest = {
+            "stage": name, "kind": settings["kind"],
+            "objective": settings.get("objective"), "method": settings.get("method"),
+            "fingerprint": fingerprint, "inputs": inputs, "config": settings, "seed": self.recipe.seed,
+            "seconds": round(seconds, 1), "phases": outcome.phases, "contract": outcome.contract,
+            "result": outcome.result, "data": outcome.data, "chatwright": __version__,
+        }  # fmt: skip
+        write_json(directory / "manifest.json", manifest)
+
+    def _set_aside(self, directory: Path) -> None:
+        """Keep what an earlier version of the recipe made, out of the way, instead of deleting it."""
+        number = 1
+        while (old := directory.with_name(f"{directory.name}.old-{number}")).exists():
+            number += 1
+        directory.rename(old)
+        self.console.print(
+            f"{directory.name}: its settings, inputs or data changed; the earlier result is in {old.name}/"
+        )
+
+    def _done(self, name: str, fingerprint: str) -> bool:
+        path = self.directory / name / "manifest.json"
+        return path.exists() and read_json(path)["fingerprint"] == fingerprint
+
+    def _fingerprint(
+        self, stage: Stage, prints: Mapping[str, str], records: Mapping[str, Sequence[Record]]
+    ) -> str:
+        """Hash of all that decides what the stage makes."""
+        inputs = {}
+        for name in inputs_of(stage):
+            folder = self.base / name
+            inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
+        engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
+        settings = stage.model_dump(mode="json", exclude={"save_every"})
+        data = {name: _hash_records(records[name]) for name in sorted(sources_of(stage))}
+        template = self.recipe.template.model_dump(mode="json")
+        return hash_of([settings, inputs, data, engine, template, self.recipe.seed, __version__])
+
+    def _say_missing(self, name: str, only: str | None) -> None:
+        self.console.print(f"[yellow]{name} is not up to date; {only} uses what is there[/yellow]")
+
+    def _about(self) -> dict[str, Any]:
+        """The run's own manifest: what, on what, with what."""
+        return {
+            "name": self.recipe.name,
+            "recipe": self.recipe.model_dump(mode="json", by_alias=True),
+            "seed": self.recipe.seed,
+            "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "versions": {
+                "chatwright": __version__, "python": platform.python_version(), "torch": torch.__version__,
+                "transformers": transformers.__version__,
+            },
+            "hardware": {
+                "cpu": platform.processor() or platform.machine(), "cores": psutil.cpu_count(logical=False),
+                "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+                "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            },
+        }  # fmt: skip
+
+
+def inputs_of(stage: Stage) -> set[str]:
+    """The models a stage reads: names of stages, folders or hub names."""
+    if stage.kind == "evaluate":
+        return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
+    names = {stage.from_ or "base", stage.reference or stage.from_ or "base"}
+    if stage.kind == "rl":
+        names |= {part.rule or name for name, part in stage.reward.items()}
+        names |= {stage.critic.from_} if stage.critic.from_ else set()
+    return names
+
+
+def sources_of(stage: Stage) -> set[str]:
+    """The data sources a stage reads."""
+    extra: tuple[str, ...] = ()
+    if stage.kind == "train":
+        extra = stage.held_out_data
+    elif stage.kind == "rl" and stage.ptx:
+        extra = stage.ptx.data
+    return {*stage.data, *extra}
+
+
+def _hash_records(records: Sequence[Record]) -> str:
+    return hash_of([repr(record) for record in records])
+
+
+def _known(recipe: Recipe, name: str | None, flag: str) -> None:
+    names = [stage.name for stage in recipe.stages]
+    if name is not None and name not in names:
+        raise ChatwrightError(f"{flag} {name}: no such stage; there are: {', '.join(names)}")
+
+
+@contextmanager
+def _alone(directory: Path) -> Iterator[None]:
+    """Two runs in one folder would tear each other's files: the second is refused."""
+    with (directory / ".lock").open("w") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ChatwrightError(
+                f"{directory}: another chatwright is at work in this folder; wait for it"
+            ) from error
+        yield

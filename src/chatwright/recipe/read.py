@@ -1,0 +1,108 @@
+"""From a YAML file to a Recipe, with errors that name the file, the line and the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from chatwright.core.types import ChatwrightError
+from chatwright.recipe.schema import Recipe
+
+
+def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
+    """A checked recipe; `changes` are `a.b=c` from the command line (a stage is addressed by its name).
+
+    Raises ChatwrightError for a missing file, bad YAML, an unknown key (naming the nearest known one), a
+    wrong value.
+    """
+    if not path.is_file():
+        raise ChatwrightError(f"{path}: no such recipe; `chatwright init DIR` writes one to start from")
+    text = path.read_text(encoding="utf-8")
+    try:
+        raw = yaml.safe_load(text)
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ChatwrightError(f"{path}:{line}: not YAML: {error.problem or error.context}") from error
+    if not isinstance(raw, dict):
+        raise ChatwrightError(f"{path}:1: a recipe is a mapping with the keys name, model, data and stages")
+    for change in changes:
+        _apply(raw, change)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise ChatwrightError("\n".join(_sentence(e, path, tree, raw) for e in error.errors())) from error
+
+
+def _apply(raw: dict[str, Any], change: str) -> None:
+    """Set one value: `stages.sft.optim.lr=1e-4`."""
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise ChatwrightError(f"--set {change}: write it as key=value, as in stages.sft.optim.lr=1e-4")
+    *path, last = key.strip().split(".")
+    node: Any = raw
+    for part in path:
+        node = _child(node, part, change)
+    if isinstance(node, list):
+        raise ChatwrightError(f"--set {change}: {'.'.join(path)} is a list; name one of its entries")
+    if isinstance(node, str):
+        raise ChatwrightError(f"--set {change}: {'.'.join(path)} is a plain value and has no key {last!r}")
+    node[last] = yaml.safe_load(value)
+
+
+def _child(node: Any, part: str, change: str) -> Any:
+    if isinstance(node, list):
+        for entry in node:
+            if isinstance(entry, dict) and entry.get("name") == part:
+                return entry
+        names = ", ".join(str(e.get("name")) for e in node if isinstance(e, dict))
+        raise ChatwrightError(f"--set {change}: nothing here is named {part!r}; there are: {names}")
+    if not isinstance(node, dict):
+        raise ChatwrightError(f"--set {change}: there is no key below {part!r}")
+    return node.setdefault(part, {})
+
+
+def _sentence(error: Any, path: Path, tree: yaml.Node | None, raw: dict[str, Any]) -> str:
+    """One of pydantic's errors as `file:line: key: what is wrong`."""
+    keys = [part for part in error["loc"] if part not in ("str", "FreshModel", "[key]")]
+    keys = [
+        k
+        for i, k in enumerate(keys)
+        if not (i == 2 and keys[0] == "stages" and k in ("train", "rl", "evaluate"))
+    ]
+    if error["type"] == "unknown_key":
+        keys.append(error["ctx"]["key"])
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "missing":
+        message = "this key is needed"
+    shown = ".".join(_stage_name(raw, keys, i) for i in range(len(keys)))
+    return f"{path}:{_line(tree, keys)}: {shown + ': ' if shown else ''}{message}"
+
+
+def _stage_name(raw: dict[str, Any], keys: list[Any], i: int) -> str:
+    """Stage numbers read better as names."""
+    if i == 1 and keys[0] == "stages" and isinstance(keys[1], int):
+        stage = raw["stages"][keys[1]]
+        return str(stage.get("name", keys[1])) if isinstance(stage, dict) else str(keys[1])
+    return str(keys[i])
+
+
+def _line(node: yaml.Node | None, keys: list[Any]) -> int:
+    """The line of the deepest part of `keys` that stands in the file (a change from --set may not)."""
+    line = 1
+    for key in keys:
+        if isinstance(node, yaml.MappingNode):
+            found = [(k, v) for k, v in node.value if k.value == str(key)]
+            if not found:
+                break
+            line, node = found[0][0].start_mark.line + 1, found[0][1]
+        elif isinstance(node, yaml.SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            line = node.start_mark.line + 1
+        else:
+            break
+    return line

@@ -1,0 +1,219 @@
+"""What may stand in a recipe: the sum of the components' own settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from chatwright.core.log import Destination
+from chatwright.core.types import Config
+from chatwright.data.batches import LengthConfig
+from chatwright.data.clean import DataSource
+from chatwright.data.template import TemplateConfig
+from chatwright.engine.base import EngineConfig
+from chatwright.engine.optim import OptimConfig
+from chatwright.models.load import NewModel
+from chatwright.models.lora import LoraConfig
+from chatwright.recipe.check import check_names
+from chatwright.rl.config import RLConfig
+from chatwright.rl.health import HealthConfig
+from chatwright.sampling.base import SamplingConfig
+from chatwright.train.objectives import OBJECTIVES
+
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+
+
+class FreshModel(Config):
+    """A model made from scratch, with a tokenizer trained on the recipe's own text."""
+
+    new: NewModel
+
+
+class RewardPart(Config):
+    """One summand of the reward."""
+
+    weight: float = Field(1.0, description="What its score is multiplied by.")
+    rule: str | None = Field(
+        None,
+        description="A rule, a reward-model stage, or module:function; the part's own name by default.",
+    )
+    settings: dict[str, Any] = Field(default_factory=dict, description="The rule's own settings.")
+
+
+class StageBase(Config):
+    """What every stage has."""
+
+    name: str = Field(description="The stage's name and its folder's.")
+
+    @field_validator("name")
+    @classmethod
+    def _usable_as_folder(cls, name: str) -> str:
+        if not NAME.match(name) or name == "base":
+            raise ValueError(f"a stage's name is letters, digits, '.', '_' and '-', and not 'base': {name!r}")
+        return name
+
+
+class ModelStage(StageBase):
+    """What stages that change a model have."""
+
+    from_: str | None = Field(
+        None,
+        alias="from",
+        description="The stage, folder or hub name to start from; the recipe's model by default.",
+    )
+    data: dict[str, float] = Field(description="Names of data sources, as a list or with weights.")
+    length: LengthConfig = Field(default_factory=LengthConfig)  # type: ignore[arg-type]
+    optim: OptimConfig = Field(default_factory=OptimConfig)  # type: ignore[arg-type]
+    lora: LoraConfig | None = Field(None, description="Train adapters in place of all weights.")
+    save_every: int | None = Field(
+        None, ge=1, description="Steps between checkpoints; every two minutes by default."
+    )
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _weights_of_one(cls, data: Any) -> Any:
+        return dict.fromkeys(data, 1.0) if isinstance(data, list) else data
+
+
+class TrainStage(ModelStage):
+    """A pass of gradient descent over fixed data."""
+
+    kind: Literal["train"]
+    objective: str = Field(description=f"What is learned: {', '.join(OBJECTIVES)}.")
+    loss: dict[str, Any] = Field(default_factory=dict, description="The objective's own settings.")
+    reference: str | None = Field(
+        None,
+        description="The frozen model of preference objectives; the stage's own start by default.",
+    )
+    epochs: float = Field(1.0, gt=0, description="Passes over the data.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps, in place of epochs.")
+    batch: int = Field(32, ge=1, description="Items (rows, pairs) of one optimizer step.")
+    held_out: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Share of the prompts that is kept out of training and evaluated at the end.",
+    )
+    held_out_data: tuple[str, ...] = Field(
+        (), description="Data sources to evaluate on, in place of a share."
+    )
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Steps between evaluations; only at the end by default."
+    )
+
+    @field_validator("objective")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in OBJECTIVES:
+            raise ValueError(f"no objective {name!r}; there are {', '.join(OBJECTIVES)}")
+        return name
+
+    @model_validator(mode="after")
+    def _settings_of_the_objective(self) -> TrainStage:
+        OBJECTIVES[self.objective].config.model_validate(self.loss)
+        return self
+
+
+class CriticConfig(Config):
+    """PPO's value model."""
+
+    from_: str | None = Field(
+        None,
+        alias="from",
+        description="A reward-model stage to start from; the policy with a zero head by default.",
+    )
+    optim: OptimConfig = Field(default_factory=OptimConfig)  # type: ignore[arg-type]
+
+
+class PtxConfig(Config):
+    """Demonstrations or text mixed into every policy step (Ouyang et al. 2022, PPO-ptx)."""
+
+    data: tuple[str, ...] = Field(description="Data sources.")
+    weight: float = Field(1.0, ge=0, description="What their loss is multiplied by.")
+    batch: int = Field(16, ge=1, description="Rows a policy step.")
+
+
+class RLStage(ModelStage):
+    """Reinforcement learning from sampled answers."""
+
+    kind: Literal["rl"]
+    method: str = Field(description="ppo, grpo, dapo …: a row of the table of methods.")
+    reward: dict[str, RewardPart] = Field(description="Rewards and their weights.")
+    steps: int = Field(ge=1, description="Rounds of sampling and learning.")
+    settings: RLConfig = Field(default_factory=RLConfig, description="The method's own settings.")  # type: ignore[arg-type]
+    preset: Literal["trl", "verl", "openrlhf", "deepspeed-chat", "paper"] | None = Field(
+        None, alias="as", description="Take the choices of another implementation."
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)  # type: ignore[arg-type]
+    critic: CriticConfig = Field(default_factory=CriticConfig)  # type: ignore[arg-type]
+    reference: str | None = Field(None, description="The frozen reference; the stage's own start by default.")
+    ptx: PtxConfig | None = None
+    health: HealthConfig = Field(default_factory=HealthConfig)  # type: ignore[arg-type]
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _bare_weights(cls, reward: Any) -> Any:
+        return reward_parts(reward)
+
+
+class EvaluateStage(StageBase):
+    """Compare models on held-out prompts: paired, with intervals."""
+
+    kind: Literal["evaluate"]
+    compare: tuple[str, ...] = Field(
+        min_length=1, description="Stages or model folders; the first is the baseline."
+    )
+    data: tuple[str, ...] = Field(description="Sources of prompts.")
+    reward: dict[str, RewardPart] = Field(description="What answers are scored by.")
+    correct: str | None = Field(
+        None, description="The part of the reward (0 or 1) that counts as correctness in the report."
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)  # type: ignore[arg-type]
+    answers: int = Field(1, ge=1, description="Answers to each prompt; their scores are averaged.")
+    limit: int | None = Field(None, ge=1, description="At most so many prompts.")
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _bare_weights(cls, reward: Any) -> Any:
+        return reward_parts(reward)
+
+
+Stage = Annotated[TrainStage | RLStage | EvaluateStage, Field(discriminator="kind")]
+
+
+class Recipe(Config):
+    """A whole run."""
+
+    name: str = Field(description="The run's name; its folder is OUT/NAME.")
+    out: str = Field("runs", description="Where runs are written, seen from the recipe's folder.")
+    seed: int = Field(0, ge=0, description="Everything random follows from it.")
+    model: str | FreshModel = Field(description="A model folder, a hub name, or {new: {…}}.")
+    engine: EngineConfig = Field(default_factory=EngineConfig)  # type: ignore[arg-type]
+    template: TemplateConfig = Field(default_factory=TemplateConfig)  # type: ignore[arg-type]
+    data: dict[str, DataSource] = Field(description="Data sources by name.")
+    on_bad_row: Literal["stop", "skip"] = Field("stop", description="What to do when rows cannot be used.")
+    log: tuple[Destination, ...] = Field(
+        ("tensorboard",), description="Where numbers go besides metrics.jsonl."
+    )
+    stages: tuple[Stage, ...] = Field(min_length=1, description="What to do, in order.")
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _bare_paths(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: {"path": value} if isinstance(value, str) else value for name, value in data.items()}
+
+    @model_validator(mode="after")
+    def _names_fit_together(self) -> Recipe:
+        check_names(self)
+        return self
+
+
+def reward_parts(reward: Any) -> Any:
+    """`{judge: 1.0}` as `{judge: {weight: 1.0}}`."""
+    if not isinstance(reward, dict):
+        return reward
+    return {k: {"weight": v} if isinstance(v, int | float) else v for k, v in reward.items()}

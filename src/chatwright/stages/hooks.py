@@ -1,0 +1,60 @@
+"""What happens after every step: save, evaluate, stop when asked. Loops know one hook; these compose."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from chatwright.core.interrupt import Interrupted, StopFlag
+from chatwright.core.types import Metrics
+from chatwright.train.checkpoint import Checkpoints
+
+Hook = Callable[[int, Metrics], None]
+SECONDS_BETWEEN_SAVES = 120.0
+
+
+def together(*hooks: Hook) -> Hook:
+    """One hook that calls each in turn."""
+
+    def call(step: int, metrics: Metrics) -> None:
+        for hook in hooks:
+            hook(step, metrics)
+
+    return call
+
+
+def every(steps: int | None, total: int, hook: Hook) -> Hook:
+    """Call `hook` each so many steps, but not at the last one (the stage's end does that itself)."""
+
+    def call(step: int, metrics: Metrics) -> None:
+        if steps and step % steps == 0 and step < total:
+            hook(step, metrics)
+
+    return call
+
+
+@dataclass
+class Saver:
+    """Writes checkpoints: each `every` steps, or by the clock, and at once when the user asks to stop.
+
+    `parts` are the things with a folder of their own (engines), `state` whatever else is JSON.
+    """
+
+    checkpoints: Checkpoints
+    parts: Mapping[str, Callable[[Path], None]]
+    state: Callable[[], dict[str, Any]]
+    every: int | None
+    stop: StopFlag
+    _last: float = field(default_factory=time.monotonic)
+
+    def __call__(self, step: int, metrics: Metrics) -> None:
+        by_clock = self.every is None and time.monotonic() - self._last > SECONDS_BETWEEN_SAVES
+        by_count = self.every is not None and step % self.every == 0
+        if by_clock or by_count or self.stop.asked:
+            self.checkpoints.save(step, self.parts, self.state())
+            self._last = time.monotonic()
+        if self.stop.asked:
+            raise Interrupted(f"stopped after step {step}, which is saved")

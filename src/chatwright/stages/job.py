@@ -1,0 +1,67 @@
+"""What a stage is handed besides its own settings, and what it hands back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from chatwright.core.interrupt import StopFlag
+from chatwright.core.log import Destination
+from chatwright.core.types import Record
+from chatwright.data.template import TemplateConfig
+from chatwright.engine.base import EngineConfig
+
+MODEL = "model"
+"""The folder below a stage's own that holds what it made: a plain Hugging Face folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One stage's place of work and its inputs. `models` maps the names a stage may use to model folders."""
+
+    run: str
+    directory: Path
+    seed: int
+    engine: EngineConfig
+    template: TemplateConfig
+    models: Mapping[str, str]
+    data: Mapping[str, Sequence[Record]]
+    log: Sequence[Destination]
+    console: Console
+    stop: StopFlag
+    cache: Path
+    imports: Path
+    """The recipe's folder: where `module:function` rewards are looked for first."""
+
+    def model(self, name: str | None) -> str:
+        """The folder (or hub name) behind a name in the recipe; None is the recipe's own model."""
+        return self.models.get(name or "base", name or "base")
+
+    def say(self, text: str) -> None:
+        """A line to the user."""
+        self.console.print(text, highlight=False)
+
+
+@dataclass
+class Outcome:
+    """What goes into a stage's manifest."""
+
+    result: dict[str, Any] = field(default_factory=dict)
+    contract: dict[str, str] = field(default_factory=dict)
+    phases: dict[str, float] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Count the block's seconds under a name."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.phases[name] = round(self.phases.get(name, 0.0) + time.monotonic() - began, 3)
