@@ -1,0 +1,46 @@
+# Two commands do everything on a machine with Python 3.10+ and git: `make quickstart` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+SHOP := quickstart
+
+.PHONY: quickstart test clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make quickstart   install into .venv and train, align and evaluate the starter model (about 10 minutes)"
+	@echo "make test         install into .venv and run every check and test"
+	@echo "make clean        delete .venv and the quickstart's folder"
+
+quickstart: .venv/installed
+	@echo "== Writing the starter project into $(SHOP)/ (kept if it is there)"
+	@test -e $(SHOP)/recipe.yaml || $(BIN)/chatwright init $(SHOP)
+	@echo "== Running $(SHOP)/recipe.yaml: pretrain, SFT, reward model, PPO, evaluation; about 10 minutes on two cores"
+	@$(BIN)/chatwright run $(SHOP)/recipe.yaml
+
+test: .venv/installed-test
+	@echo "== Style: ruff"
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@echo "== Types: mypy --strict"
+	@$(BIN)/mypy
+	@echo "== Tests: pytest (slow ones included)"
+	@$(BIN)/pytest
+
+.venv/bin/python:
+	@echo "== Making a virtual environment in .venv"
+	@$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 10), "Chatwright needs Python 3.10 or newer: make PYTHON=/path/to/python"'
+	@$(PYTHON) -m venv .venv
+
+# torch first and alone: its pinned build is then what every other package finds.
+.venv/installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "== Installing Chatwright and what it needs into .venv (a few minutes the first time)"
+	@$(BIN)/pip install -q -c constraints.txt torch
+	@$(BIN)/pip install -q -c constraints.txt -e .
+	@touch $@
+
+.venv/installed-test: .venv/installed
+	@echo "== Installing what the tests need"
+	@$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	@touch $@
+
+clean:
+	rm -rf .venv $(SHOP)
