@@ -25,9 +25,9 @@ from chatwright.core.interrupt import StopFlag
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import load
 from chatwright.recipe.schema import FreshModel, Recipe, Stage
-from chatwright.stages.build import STAGES
 from chatwright.stages.fresh import make_base
 from chatwright.stages.job import MODEL, Job, Outcome
+from chatwright.stages.table import STAGES
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import Metrics
+from chatwright.stages.job import Job
 from chatwright.train.checkpoint import Checkpoints
 
 Hook = Callable[[int, Metrics], None]
@@ -58,3 +59,16 @@ class Saver:
             self._last = time.monotonic()
         if self.stop.asked:
             raise Interrupted(f"stopped after step {step}, which is saved")
+
+
+def resume(
+    checkpoints: Checkpoints, loaders: Mapping[str, Callable[[Path], None]], job: Job
+) -> tuple[int, dict[str, Any]]:
+    """Load the last checkpoint, if there is one; returns how many steps are done, and the state saved with it."""
+    found = checkpoints.latest()
+    if found is None:
+        return 0, {}
+    for name, load in loaders.items():
+        load(found.directory / name)
+    job.say(f"going on after step {found.step}, the last checkpoint")
+    return found.step, found.state

@@ -1,0 +1,222 @@
+"""From records to rows of tokens on disk, and from rows to batches.
+
+Rows are computed once and memory-mapped from Arrow files named by the hash of all that decides them. Which rows a
+step sees follows from its number alone, so the position in the data is the step.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+import torch
+from pydantic import Field
+
+from chatwright.core.batch import Batch, PairBatch, RatedBatch, lay_out, pad
+from chatwright.core.files import hash_of, named_os_errors
+from chatwright.core.seeds import derive
+from chatwright.core.types import ChatwrightError, Config, Demo, Pair, Rated, Record, Text
+from chatwright.data.template import Template
+
+logger = logging.getLogger("chatwright")
+
+
+class LengthConfig(Config):
+    """What happens to rows that are too long."""
+
+    max_length: int = Field(1024, ge=8, description="Tokens a row may have.")
+    overlong: Literal["drop", "left_truncate_prompt", "error"] = Field(
+        "left_truncate_prompt",
+        description="Drop the row, cut its prompt's beginning, or stop. Counted in any case.",
+    )
+
+
+Row = dict[str, Any]
+"""Lists by name: ids and mask; for pairs also other_ids, other_mask and margin; for ratings desirable."""
+
+
+def encode_demo(record: Demo, template: Template) -> Row:
+    """A conversation with its answers trained."""
+    return dict(zip(("ids", "mask"), template.conversation(record.messages), strict=True))
+
+
+def encode_pair(record: Pair, template: Template) -> Row:
+    """Two answers to one prompt."""
+    ids, mask = template.answered(record.prompt.messages, record.chosen)
+    other_ids, other_mask = template.answered(record.prompt.messages, record.rejected)
+    return {
+        "ids": ids,
+        "mask": mask,
+        "other_ids": other_ids,
+        "other_mask": other_mask,
+        "margin": record.margin,
+    }
+
+
+def encode_rated(record: Rated, template: Template) -> Row:
+    """One answer and whether it was liked."""
+    ids, mask = template.answered(record.prompt.messages, record.response)
+    return {"ids": ids, "mask": mask, "desirable": record.score > 0}
+
+
+def encode_texts(records: Iterable[Text], template: Template, max_length: int) -> Iterator[Row]:
+    """Documents end to end, cut into rows of `max_length`; every token is trained."""
+    held: list[int] = []
+    for record in records:
+        held += template.text(record.text)
+        while len(held) >= max_length:
+            yield {"ids": held[:max_length], "mask": [1] * max_length}
+            held = held[max_length:]
+    if len(held) > 1:
+        yield {"ids": held, "mask": [1] * len(held)}
+
+
+class EncodedRows(Sequence[Row]):
+    """Rows in a memory-mapped Arrow file: memory does not grow with the data."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+
+    def __len__(self) -> int:
+        return int(self._table.num_rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._table.slice(range(len(self))[index], 1).to_pylist()[0]
+
+
+def encode(
+    records: Sequence[Record],
+    encode_one: Callable[[Any, Template], Row] | None,
+    template: Template,
+    length: LengthConfig,
+    cache: Path,
+) -> tuple[EncodedRows, dict[str, int]]:
+    """Encoded rows and how many were cut or dropped, from the cache when the same were encoded before.
+
+    `encode_one` None packs texts. Raises ChatwrightError for over-long rows when `overlong` is error.
+    """
+    what = getattr(encode_one, "__name__", "texts")
+    about = [what, length.model_dump(), template.jinja, template.config.model_dump(), _vocabulary(template)]
+    key = hash_of([about, hash_of([repr(record) for record in records])])[:24]
+    path = cache / f"{what}-{key}.arrow"
+    if not path.exists():
+        counts: Counter[str] = Counter()
+        rows = (
+            encode_texts((r for r in records if isinstance(r, Text)), template, length.max_length)
+            if encode_one is None
+            else _fitting((encode_one(r, template) for r in records), length, counts)
+        )
+        _write(path, list(rows), dict(counts))
+    table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    counts_read = {k.decode(): int(v) for k, v in (table.schema.metadata or {}).items()}
+    for reason, number in counts_read.items():
+        logger.info(
+            "%d of %d rows were %s (length.max_length %d)", number, len(records), reason, length.max_length
+        )
+    return EncodedRows(table), counts_read
+
+
+def _fitting(rows: Iterable[Row], length: LengthConfig, counts: Counter[str]) -> Iterator[Row]:
+    """Rows within the length limit; the rest is treated as the settings say."""
+    for number, row in enumerate(rows):
+        sides = [name for name in ("", "other_") if f"{name}ids" in row]
+        excess = max(len(row[f"{side}ids"]) for side in sides) - length.max_length
+        if excess > 0:
+            room = min(_first(row[f"{side}mask"]) for side in sides) - 1
+            if length.overlong == "error":
+                raise ChatwrightError(
+                    f"row {number + 1} has {length.max_length + excess} tokens, {excess} over length.max_length; raise it, "
+                    "or set length.overlong to drop or left_truncate_prompt"
+                )
+            if length.overlong == "drop" or room < excess:
+                counts["dropped as over-long"] += 1
+                continue
+            counts["cut at the prompt's beginning"] += 1
+            for side in sides:
+                row[f"{side}ids"], row[f"{side}mask"] = (
+                    row[f"{side}ids"][excess:],
+                    row[f"{side}mask"][excess:],
+                )
+        if not all(any(row[f"{side}mask"]) for side in sides):
+            counts["dropped with no trained token"] += 1
+            continue
+        yield row
+
+
+def _first(mask: list[int]) -> int:
+    return mask.index(1) if 1 in mask else 0
+
+
+def _write(path: Path, rows: list[Row], counts: dict[str, int]) -> None:
+    table = pa.Table.from_pylist(rows) if rows else pa.table({"ids": [], "mask": []})
+    table = table.replace_schema_metadata({k: str(v) for k, v in counts.items()})
+    part = path.with_suffix(".part")
+    with named_os_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        part.replace(path)
+
+
+def _vocabulary(template: Template) -> str:
+    backend = getattr(template.tokenizer, "backend_tokenizer", None)
+    return hash_of(
+        backend.to_str() if backend is not None else sorted(template.tokenizer.get_vocab().items())
+    )
+
+
+def collate_demos(rows: Sequence[Row], pad_id: int) -> Batch:
+    """Rows as a batch whose loss is a mean over its trained tokens."""
+    ids, attention = lay_out([row["ids"] for row in rows], pad_id)
+    weights = pad([row["mask"] for row in rows], 0.0, torch.float32)
+    weights[:, 0] = 0  # nothing stands before the first token that could predict it
+    return Batch(ids=ids, attention=attention, weights=weights, share=weights.sum(1))
+
+
+def collate_pairs(rows: Sequence[Row], pad_id: int) -> PairBatch:
+    """Pairs as interleaved rows; the loss is a mean over pairs."""
+    ids, attention = lay_out([side for row in rows for side in (row["ids"], row["other_ids"])], pad_id)
+    weights = pad([side for row in rows for side in (row["mask"], row["other_mask"])], 0.0, torch.float32)
+    margins = torch.tensor([row["margin"] for row in rows], dtype=torch.float32).repeat_interleave(2)
+    chosen = weights * (torch.arange(len(weights)) % 2 == 0)[:, None]
+    return PairBatch(
+        ids=ids,
+        attention=attention,
+        weights=weights,
+        share=torch.full((len(weights),), 0.5),
+        margins=margins,
+        nll=chosen * (len(rows) / chosen.sum()),
+    )
+
+
+def collate_rated(rows: Sequence[Row], pad_id: int) -> RatedBatch:
+    """Rated answers; the loss is a mean over answers."""
+    ids, attention = lay_out([row["ids"] for row in rows], pad_id)
+    weights = pad([row["mask"] for row in rows], 0.0, torch.float32)
+    liked = torch.tensor([bool(row["desirable"]) for row in rows])
+    return RatedBatch(
+        ids=ids, attention=attention, weights=weights, share=torch.ones(len(rows)), desirable=liked
+    )
+
+
+class Epochs:
+    """Which rows a step sees: every row once an epoch, in an order that follows from (seed, epoch)."""
+
+    def __init__(self, rows: int, batch: int, seed: int) -> None:
+        self.rows, self.size, self.seed = rows, batch, seed
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def batch(self, step: int) -> list[int]:
+        """The row numbers of step number `step` (from 0); a batch may run over the end of an epoch."""
+        return [self._at(position) for position in range(step * self.size, (step + 1) * self.size)]
+
+    def _at(self, position: int) -> int:
+        epoch, place = divmod(position, self.rows)
+        if self._order[0] != epoch:
+            generator = torch.Generator().manual_seed(derive(self.seed, "order", epoch))
+            self._order = (epoch, torch.randperm(self.rows, generator=generator).tolist())
+        return self._order[1][place]

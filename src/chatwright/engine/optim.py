@@ -1,0 +1,73 @@
+"""The optimizer and its schedule."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+import torch.nn as nn
+from pydantic import Field
+
+from chatwright.core.types import ChatwrightError, Config
+
+
+class OptimConfig(Config):
+    """AdamW, its learning-rate schedule, and how a step is cut into micro-batches."""
+
+    lr: float = Field(1e-4, ge=0, description="Peak learning rate.")
+    schedule: Literal["constant", "linear", "cosine", "step", "wsd"] = Field(
+        "cosine", description="How the rate falls after the warm-up; wsd is warm-up, stable, decay."
+    )
+    warmup: float = Field(0.0, ge=0, description="Steps of linear rise; below 1 it is a share of all steps.")
+    min_lr: float = Field(0.0, ge=0, le=1, description="The lowest rate, as a share of the peak.")
+    decay: float = Field(0.2, gt=0, le=1, description="wsd: the share of the steps in which the rate falls.")
+    step_every: int = Field(100, ge=1, description="step: steps between two drops.")
+    step_factor: float = Field(0.5, gt=0, le=1, description="step: what the rate is multiplied by at a drop.")
+    betas: tuple[float, float] = Field((0.9, 0.95), description="Adam's averaging constants.")
+    eps: float = Field(1e-8, gt=0, description="Adam's epsilon.")
+    weight_decay: float = Field(
+        0.0, ge=0, description="Decoupled decay of matrices; vectors are never decayed."
+    )
+    clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 for none.")
+    micro_tokens: int = Field(16384, ge=1, description="Tokens that go through the model at once.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
+
+
+def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW over the trainable parameters, fused where it exists."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise ChatwrightError("nothing in this model is trainable: look at the stage's `lora` targets")
+    matrices = [p for p in trained if p.dim() > 1]
+    vectors = [p for p in trained if p.dim() <= 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+def learning_rate(config: OptimConfig, step: int, total: int) -> float:
+    """The rate of step number `step` (from 0) of `total`."""
+    warmup = round(config.warmup * total) if config.warmup < 1 else int(config.warmup)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    done = (step - warmup) / max(total - warmup, 1)
+    return config.lr * (config.min_lr + (1 - config.min_lr) * _fall(config, done, step - warmup))
+
+
+def _fall(config: OptimConfig, done: float, steps: int) -> float:
+    """The schedule's shape after the warm-up, from 1 down; `done` runs from 0 to 1."""
+    done = min(done, 1.0)
+    if config.schedule == "linear":
+        return 1 - done
+    if config.schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * done))
+    if config.schedule == "step":
+        return float(config.step_factor ** (steps // config.step_every))
+    if config.schedule == "wsd":
+        return min(1.0, (1 - done) / config.decay)
+    return 1.0

@@ -1,0 +1,132 @@
+"""From rewards to advantages. Every function has one shape:
+
+    (rewards [B, T], mask [B, T], groups [B], values [B, T] or None, finished [B], settings) -> (advantages, returns)
+
+Rewards sit on the tokens of answers (a score for a whole answer on its last one), `groups` number the prompts. Returns
+are the critic's targets, None without a critic. Whitening is not done here, except where the method is defined by it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from chatwright.core import dist
+
+
+class Settings(NamedTuple):
+    """What advantage estimators can be told."""
+
+    gamma: float = 1.0
+    lam: float = 0.95
+    bootstrap: bool = False
+    """GAE: give an answer that was cut at the length limit the value of its last state, in place of 0."""
+
+
+Result = tuple[Tensor, Tensor | None]
+
+
+def gae(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """δ_t = r_t + γV_{t+1} − V_t, A_t = Σ (γλ)^l δ_{t+l}; returns A + V (Schulman et al. 2016, eq. 16).
+
+    Tokens outside `mask` are jumped over, so a gap (a tool's words) joins the tokens on its sides.
+    """
+    if values is None:
+        raise ValueError("gae needs a critic's values")
+    advantages = torch.zeros_like(rewards)
+    running = torch.zeros_like(rewards[:, 0])
+    following = torch.zeros_like(running)
+    if s.bootstrap:
+        last = (mask * torch.arange(mask.size(1), device=mask.device)).argmax(1)
+        following = torch.where(finished, following, values.gather(1, last[:, None]).squeeze(1))
+    for t in reversed(range(rewards.size(1))):
+        on = mask[:, t]
+        delta = rewards[:, t] + s.gamma * following - values[:, t]
+        running = torch.where(on, delta + s.gamma * s.lam * running, running)
+        following = torch.where(on, values[:, t], following)
+        advantages[:, t] = torch.where(on, running, 0.0)
+    return advantages, (advantages + values) * mask
+
+
+def group_normalised(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """GRPO: (R − mean) / (std + 1e-4) inside each prompt's group, unbiased std (Shao et al. 2024)."""
+    score = rewards.sum(1)
+    mean, std, _ = per_group(score, groups)
+    return ((score - mean) / (std + 1e-4))[:, None] * mask, None
+
+
+def group_centred(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """Dr. GRPO: R − mean of the group, not divided by its spread (Liu et al. 2025)."""
+    score = rewards.sum(1)
+    return (score - per_group(score, groups)[0])[:, None] * mask, None
+
+
+def leave_one_out(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """RLOO: R − mean of the other answers to the prompt (Ahmadian et al. 2024, eq. 8)."""
+    score = rewards.sum(1)
+    mean, _, n = per_group(score, groups)
+    return ((score - mean) * n / (n - 1).clamp(min=1))[:, None] * mask, None
+
+
+def whitened_return(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """REINFORCE++: reward to go, whitened over the global batch (Hu 2025, eq. 5)."""
+    return whiten(reward_to_go(rewards, mask, s.gamma), mask), None
+
+
+def whitened_group_return(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """REINFORCE++-baseline: the group's mean is taken off first, then whitening over the global batch."""
+    centred, _ = group_centred(rewards, mask, groups, values, finished, s)
+    return whiten(centred, mask), None
+
+
+def batch_centred(
+    rewards: Tensor, mask: Tensor, groups: Tensor, values: Tensor | None, finished: Tensor, s: Settings
+) -> Result:
+    """REINFORCE with the global batch's mean as baseline."""
+    score = rewards.sum(1)
+    mean, _ = dist.masked_mean_std(score, torch.ones_like(score, dtype=torch.bool))
+    return (score - mean)[:, None] * mask, None
+
+
+def reward_to_go(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
+    """Σ_{i ≥ t} γ^(i−t) r_i over an answer's tokens, [B, T]."""
+    returns, running = torch.zeros_like(rewards), torch.zeros_like(rewards[:, 0])
+    for t in reversed(range(rewards.size(1))):
+        on = mask[:, t]
+        running = torch.where(on, rewards[:, t] + gamma * running, running)
+        returns[:, t] = torch.where(on, running, 0.0)
+    return returns
+
+
+def whiten(x: Tensor, mask: Tensor, centre: bool = True) -> Tensor:
+    """(x − mean) / std over the masked entries of all ranks; with `centre` off the mean is put back."""
+    mean, std = dist.masked_mean_std(x, mask)
+    white = (x - mean) / (std + 1e-8)
+    return (white if centre else white + mean) * mask
+
+
+def per_group(score: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(mean, unbiased std, size) of each row's group, [B] each.
+
+    Scores are centred before squaring, so equal scores have a spread of exactly 0 and not of rounding noise.
+    """
+    same = (groups[:, None] == groups[None]).to(torch.float64)
+    n, wide = same.sum(1), score.to(torch.float64)
+    mean = same @ wide / n
+    gaps = (wide[None] - mean[:, None]) ** 2 * same
+    std = (gaps.sum(1) / (n - 1).clamp(min=1)).sqrt()
+    return mean.to(score.dtype), std.to(score.dtype), n.to(score.dtype)

@@ -1,0 +1,177 @@
+"""Hugging Face models and tokenizers: loading, making new ones, saving as folders every other tool can load."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+from chatwright.core.types import ChatwrightError, Config
+
+logger = logging.getLogger("chatwright")
+
+PAD, TURN, END_OF_TURN, END_OF_TEXT = "<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
+
+WORDS = r"\p{Han}+| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
+"""How text falls into pieces that BPE merges never cross: runs of Chinese, words, up to three digits, marks, space."""
+
+
+class NewModel(Config):
+    """The shape of a model made from scratch."""
+
+    family: Literal["llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "gpt_neox"] = Field(
+        "llama", description="Architecture."
+    )
+    hidden: int = Field(256, ge=8, description="Width.")
+    layers: int = Field(4, ge=1, description="Depth.")
+    heads: int = Field(4, ge=1, description="Attention heads; they divide the width.")
+    kv_heads: int | None = Field(None, ge=1, description="Key/value heads (grouped-query attention).")
+    intermediate: int | None = Field(None, ge=8, description="Width of the feed-forward layers.")
+    vocab: int = Field(4096, ge=300, description="Size of the tokenizer's vocabulary.")
+    max_length: int = Field(1024, ge=16, description="Longest sequence, in tokens.")
+    tie: bool = Field(True, description="Input and output embeddings are one matrix.")
+
+
+def train_tokenizer(texts: Iterable[str], vocab: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer: any text in any language comes back exactly."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab,
+        special_tokens=[PAD, TURN, END_OF_TURN, END_OF_TEXT],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END_OF_TURN,
+        additional_special_tokens=[TURN, END_OF_TEXT],
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def new_causal_lm(spec: NewModel, tokenizer: Any, seed: int) -> Any:
+    """A model with random weights that follow from `seed`."""
+    if spec.hidden % spec.heads:
+        raise ChatwrightError(f"model: new: heads ({spec.heads}) must divide hidden ({spec.hidden})")
+    config = AutoConfig.for_model(spec.family, **_shape(spec), **_token_ids(tokenizer))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
+
+
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer of a model folder or hub name; one without a padding token pads with its end of text."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ChatwrightError(
+            f"{name}: no tokenizer can be loaded from there: {first_line(error)}"
+        ) from error
+    if tokenizer.pad_token_id is None:
+        fallback = tokenizer.eos_token or tokenizer.unk_token
+        if fallback is None:
+            raise ChatwrightError(
+                f"{name}: its tokenizer has no padding, end-of-text or unknown token to pad with"
+            )
+        tokenizer.pad_token = fallback
+        logger.info(
+            "%s: the tokenizer has no padding token; %s pads (padding is masked by position)", name, fallback
+        )
+    return tokenizer
+
+
+def load_causal_lm(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Any:
+    """A causal language model in safetensors form; no code and no pickle from the folder is run."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(
+            name,
+            dtype=getattr(torch, dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+        )
+    except (OSError, ValueError) as error:
+        raise ChatwrightError(
+            f"{name}: no language model can be loaded from there: {first_line(error)}"
+        ) from error
+
+
+def save_model(model: Any, tokenizer: Any, template: Any, folder: Path) -> None:
+    """Write model, tokenizer, chat template and generation settings as a plain Hugging Face folder.
+
+    `template` says which text turns conversations into prompts (`jinja`) and which token ends an answer
+    (`end_of_turn`); both go with the model, so that every other tool talks to it as it was trained.
+    """
+    tokenizer.chat_template = template.jinja
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.eos_token_id = sorted(template.stop_ids)
+        model.generation_config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, safe_serialization=True)
+    tokenizer.save_pretrained(folder)
+
+
+def first_line(error: Exception) -> str:
+    """The gist of a library's long message."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _token_ids(tokenizer: Any) -> dict[str, Any]:
+    return {
+        "vocab_size": len(tokenizer),
+        "pad_token_id": tokenizer.pad_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+    }
+
+
+def _shape(spec: NewModel) -> dict[str, Any]:
+    """The spec in the words of the family's own configuration."""
+    wide = spec.intermediate
+    if spec.family == "gpt2":
+        return {
+            "n_embd": spec.hidden,
+            "n_layer": spec.layers,
+            "n_head": spec.heads,
+            "n_positions": spec.max_length,
+            "n_inner": wide,
+            "tie_word_embeddings": spec.tie,
+            "resid_pdrop": 0.0,
+            "embd_pdrop": 0.0,
+            "attn_pdrop": 0.0,
+        }
+    shape: dict[str, Any] = {
+        "hidden_size": spec.hidden,
+        "num_hidden_layers": spec.layers,
+        "num_attention_heads": spec.heads,
+        "max_position_embeddings": spec.max_length,
+        "tie_word_embeddings": spec.tie,
+    }
+    if spec.family == "opt":
+        return shape | {
+            "ffn_dim": wide or 4 * spec.hidden,
+            "word_embed_proj_dim": spec.hidden,
+            "dropout": 0.0,
+        }
+    if spec.family == "gpt_neox":
+        return shape | {"intermediate_size": wide or 4 * spec.hidden}
+    gated = wide or -(-8 * spec.hidden // 3 // 32) * 32
+    shape |= {"intermediate_size": gated, "num_key_value_heads": spec.kv_heads or spec.heads}
+    if spec.family == "qwen3":
+        shape["head_dim"] = spec.hidden // spec.heads
+    return shape

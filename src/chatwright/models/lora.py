@@ -1,0 +1,56 @@
+"""Low-rank adapters through peft: train little, switch off for the reference, merge only into what is saved."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import peft
+import torch
+from pydantic import Field
+
+from chatwright.core.types import Config
+
+
+class LoraConfig(Config):
+    """Adapters in place of all weights (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1, description="Rank of the update.")
+    alpha: float = Field(32.0, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the adapters' input.")
+    targets: str | tuple[str, ...] = Field("all-linear", description="Module names, or all-linear.")
+
+
+def add_lora(model: Any, config: LoraConfig, seed: int, scalar: bool = False) -> Any:
+    """The model with fresh adapters, which alone are trained (and with `scalar` its head)."""
+    targets = config.targets if isinstance(config.targets, str) else list(config.targets)
+    settings = peft.LoraConfig(
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
+        target_modules=targets,
+        modules_to_save=["score"] if scalar else None,
+        task_type=None,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return peft.get_peft_model(model, settings)
+
+
+def has_lora(model: Any) -> bool:
+    """Is this a model with adapters?"""
+    return isinstance(model, peft.PeftModel)
+
+
+@contextmanager
+def adapter_off(model: Any) -> Iterator[None]:
+    """Inside, the model is the one its adapters were put on."""
+    with model.disable_adapter():
+        yield
+
+
+def merged(model: Any) -> Any:
+    """A plain model with the adapters merged in; the trained one is not touched."""
+    return copy.deepcopy(model).merge_and_unload() if has_lora(model) else model

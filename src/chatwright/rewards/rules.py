@@ -1,0 +1,169 @@
+"""Rewards that need no model. A rule is a function (rollout, settings…) -> number; REWARDS names them."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+import json
+import re
+import sys
+import unicodedata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+
+from chatwright.core.types import ChatwrightError, Rollout
+from chatwright.rewards.base import Reward
+
+Rule = Callable[..., float]
+
+
+def exact(rollout: Rollout) -> float:
+    """1 if the answer is the reference answer, white space and case aside."""
+    return float(normalised(rollout.text) == normalised(rollout.prompt.answer))
+
+
+def contains(rollout: Rollout, text: str = "") -> float:
+    """1 if the answer contains `text`, by default the reference answer."""
+    return float(normalised(text or rollout.prompt.answer) in normalised(rollout.text))
+
+
+def regex(rollout: Rollout, pattern: str) -> float:
+    """1 if the pattern is found in the answer."""
+    return float(re.search(pattern, rollout.text) is not None)
+
+
+def number(rollout: Rollout) -> float:
+    """1 if the last number in the answer is the last number in the reference answer (GSM8K and the like)."""
+    said, meant = last_number(rollout.text), last_number(rollout.prompt.answer)
+    return float(said is not None and said == meant)
+
+
+def length(rollout: Rollout, target: int = 64, width: int = 32) -> float:
+    """1 at up to `target` tokens, falling in a straight line to 0 over the next `width`."""
+    over = len(rollout.response_ids) - target
+    return max(0.0, 1.0 - max(0, over) / width)
+
+
+def format_(rollout: Rollout, pattern: str = r"\S", finished: bool = True) -> float:
+    """1 if the whole answer has the form of `pattern` from its beginning, and (by default) came to its end."""
+    shaped = re.match(pattern, rollout.text, re.DOTALL) is not None
+    return float(shaped and (rollout.finished or not finished))
+
+
+def language(rollout: Rollout, lang: str = "") -> float:
+    """1 if the answer is in `lang` (en or zh), by default the prompt's language."""
+    asked = lang or rollout.prompt.meta.get("lang") or script(rollout.prompt.messages[-1].content)
+    return float(script(rollout.text) == asked)
+
+
+def repetition(rollout: Rollout, n: int = 3) -> float:
+    """Minus the share of n-grams of tokens that were said before in the same answer; 0 is best."""
+    grams = [rollout.response_ids[i : i + n] for i in range(len(rollout.response_ids) - n + 1)]
+    return len(set(grams)) / len(grams) - 1.0 if grams else 0.0
+
+
+def json_schema(rollout: Rollout, schema: Mapping[str, Any]) -> float:
+    """1 if the answer is JSON that satisfies the schema."""
+    try:
+        jsonschema.validate(json.loads(rollout.text), schema)
+    except (json.JSONDecodeError, jsonschema.ValidationError):
+        return 0.0
+    return 1.0
+
+
+def facts(rollout: Rollout, language: bool = True) -> float:
+    """1 if the answer says all of the prompt's facts, nothing forbidden, in the prompt's language, and came to its end.
+
+    `meta["facts"]` is a list; a fact may hold alternatives separated by "|". `meta["forbidden"]` is a list too.
+    """
+    meta, said = rollout.prompt.meta, normalised(rollout.text)
+    if "facts" not in meta:
+        raise ChatwrightError("the rule `facts` needs prompts with meta: {facts: [...]}")
+    right = all(any(normalised(f) in said for f in str(fact).split("|")) for fact in meta["facts"])
+    wrong = any(normalised(str(f)) in said for f in meta.get("forbidden", ()))
+    tongue = not language or "lang" not in meta or script(rollout.text) == meta["lang"]
+    return float(right and not wrong and tongue and rollout.finished)
+
+
+REWARDS: dict[str, Rule] = {
+    "exact": exact,
+    "contains": contains,
+    "regex": regex,
+    "number": number,
+    "length": length,
+    "format": format_,
+    "language": language,
+    "repetition": repetition,
+    "json_schema": json_schema,
+    "facts": facts,
+}
+
+
+def build_rule(name: str, settings: Mapping[str, Any], folder: Path) -> Reward:
+    """The reward of a name: a rule, or `module:function` (rollouts -> scores) looked for beside the recipe first.
+
+    Raises ChatwrightError for settings the rule does not take, and for modules and functions that are not there.
+    """
+    if name not in REWARDS:
+        function = _imported(name, folder)
+        _check_settings(name, function, settings)
+        return lambda rollouts: function(rollouts, **settings)
+    rule = REWARDS[name]
+    _check_settings(name, rule, settings)
+    return lambda rollouts: [rule(rollout, **settings) for rollout in rollouts]
+
+
+def _check_settings(name: str, function: Callable[..., Any], settings: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(function).bind(None, **settings)
+    except TypeError as error:
+        takes = ", ".join(list(inspect.signature(function).parameters)[1:]) or "no settings"
+        raise ChatwrightError(f"reward {name!r}: {error}; it takes: {takes}") from error
+
+
+def _imported(name: str, folder: Path) -> Callable[[Sequence[Rollout]], Sequence[float]]:
+    module_name, _, function_name = name.partition(":")
+    file = folder / (module_name.replace(".", "/") + ".py")
+    try:
+        module = _from_file(module_name, file) if file.is_file() else importlib.import_module(module_name)
+    except ImportError as error:
+        raise ChatwrightError(
+            f"reward {name!r}: {error}; looked for {file} and in the installed packages"
+        ) from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ChatwrightError(f"reward {name!r}: {module.__file__} has no function {function_name!r}")
+    return function  # type: ignore[no-any-return]
+
+
+def _from_file(name: str, file: Path) -> Any:
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def normalised(text: str) -> str:
+    """Text as facts are compared: full-width forms folded, lower case, single spaces, none beside Chinese."""
+    text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return re.sub(r"(?<=[㐀-鿿]) | (?=[㐀-鿿])", "", text)
+
+
+def script(text: str) -> str:
+    """zh if Chinese characters outnumber Latin words, en if there is any letter, else an empty string."""
+    chinese, latin = len(re.findall(r"[㐀-鿿]", text)), len(re.findall(r"[A-Za-z]+", text))
+    if not chinese and not latin:
+        return ""
+    return "zh" if chinese > latin else "en"
+
+
+def last_number(text: str) -> float | None:
+    """The last number in a text, thousands separators removed."""
+    found = re.findall(r"-?\d[\d,]*(?:\.\d+)?", unicodedata.normalize("NFKC", text))
+    return float(found[-1].replace(",", "")) if found else None

@@ -1,0 +1,70 @@
+"""The reinforcement-learning loop: take rollouts, make experience, update, publish the new weights."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
+
+from chatwright.core.batch import Experience
+from chatwright.core.types import Metrics, Rollout
+from chatwright.engine.base import Engine
+from chatwright.rl.sources import Source
+
+
+class Algorithm(Protocol):
+    """What learns."""
+
+    policy: Engine
+
+    def prepare(self, rollouts: Sequence[Rollout]) -> Experience: ...
+
+    def minibatches(self, experience: Experience, step: int) -> Iterator[Experience]: ...
+
+    def update(self, minibatch: Experience, step: int) -> Metrics: ...
+
+    def report(self, rollouts: Sequence[Rollout], experience: Experience) -> Metrics: ...
+
+
+def learn(
+    source: Source,
+    algorithm: Algorithm,
+    *,
+    steps: int,
+    on_step: Callable[[int, Metrics], None],
+    start: int = 0,
+) -> None:
+    """Rounds start + 1 … steps."""
+    for step in range(start + 1, steps + 1):
+        clock = Clock()
+        rollouts = source.rollouts(step)
+        clock.lap("generate")
+        experience = algorithm.prepare(rollouts)  # log-probs, KL, values, advantages
+        clock.lap("score")
+        updates = [algorithm.update(part, step) for part in algorithm.minibatches(experience, step)]
+        clock.lap("train")
+        source.publish(algorithm.policy.weights())
+        clock.lap("sync")
+        tokens = sum(len(r.response_ids) for r in rollouts)
+        speed = {"tokens_per_second": tokens / max(sum(clock.seconds.values()), 1e-9)}
+        on_step(step, averaged(updates) | algorithm.report(rollouts, experience) | clock.seconds | speed)
+
+
+class Clock:
+    """Seconds of each phase of a round."""
+
+    def __init__(self) -> None:
+        self.seconds: Metrics = {}
+        self._last = time.monotonic()
+
+    def lap(self, phase: str) -> None:
+        """Count the time since the last lap as `phase`."""
+        now = time.monotonic()
+        self.seconds[f"seconds/{phase}"], self._last = now - self._last, now
+
+
+def averaged(updates: Sequence[Metrics]) -> Metrics:
+    """The mean of each metric over a round's updates that have it."""
+    names = {name: None for metrics in updates for name in metrics}
+    found = {name: [m[name] for m in updates if name in m] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}

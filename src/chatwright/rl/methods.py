@@ -1,0 +1,190 @@
+"""The table of methods: advantage × surrogate × KL place × aggregation. No class a method, no branch in a loop."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from chatwright.losses import advantage, policy
+from chatwright.rl.config import RLConfig
+
+logger = logging.getLogger("chatwright")
+
+
+@dataclass(frozen=True)
+class Method:
+    """One row: what makes the method itself, and the settings its paper or first code used."""
+
+    advantage: Callable[..., advantage.Result]
+    surrogate: Callable[..., policy.Surrogate]
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    critic: bool = False
+    grouped: bool = False
+
+
+COMMON: dict[str, Any] = {
+    "prompts": 64,
+    "answers": 1,
+    "kl": 0.05,
+    "kl_place": "reward",
+    "kl_estimator": "k1",
+    "whiten": False,
+    "aggregation": "token",
+    "clip_low": 0.2,
+    "clip_high": 0.2,
+    "dynamic_sampling": False,
+}
+GROUPED = {"prompts": 16, "answers": 8}
+NO_KL = {"kl": 0.0, "kl_place": "loss", "kl_estimator": "k3"}
+
+METHODS: dict[str, Method] = {
+    "ppo": Method(advantage.gae, policy.clipped, {"whiten": True}, critic=True),
+    "reinforce": Method(advantage.batch_centred, policy.reinforce),
+    "reinforce++": Method(advantage.whitened_return, policy.clipped, {"kl": 0.01}),
+    "reinforce++_baseline": Method(
+        advantage.whitened_group_return,
+        policy.clipped,
+        {**GROUPED, "kl": 0.01, "kl_place": "loss", "kl_estimator": "k2"},
+        grouped=True,
+    ),
+    "rloo": Method(
+        advantage.leave_one_out, policy.whole_sequence, {**GROUPED, "aggregation": "sequence"}, grouped=True
+    ),
+    "grpo": Method(
+        advantage.group_normalised,
+        policy.clipped,
+        {**GROUPED, "kl": 0.04, "kl_place": "loss", "kl_estimator": "k3", "aggregation": "sequence"},
+        grouped=True,
+    ),
+    "dr_grpo": Method(
+        advantage.group_centred, policy.clipped, {**GROUPED, **NO_KL, "aggregation": "constant"}, grouped=True
+    ),
+    "dapo": Method(
+        advantage.group_normalised,
+        policy.clipped,
+        {**GROUPED, **NO_KL, "clip_high": 0.28, "dynamic_sampling": True},
+        grouped=True,
+    ),
+    "gspo": Method(
+        advantage.group_normalised,
+        policy.sequence,
+        {**GROUPED, **NO_KL, "aggregation": "sequence", "clip_low": 3e-4, "clip_high": 4e-4},
+        grouped=True,
+    ),
+    "cispo": Method(
+        advantage.group_normalised,
+        policy.cispo,
+        {**GROUPED, **NO_KL, "clip_low": 1.0, "clip_high": 4.0},
+        grouped=True,
+    ),
+}
+
+PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+    "trl": {
+        "grpo": {"kl": 0.0, "aggregation": "token", "answers": 8, "importance_cap": 3.0},
+        "dr_grpo": {"kl": 0.0, "aggregation": "constant", "importance_cap": 3.0},
+        "dapo": {"kl": 0.0, "aggregation": "token", "dynamic_sampling": False, "importance_cap": 3.0},
+        "rloo": {"kl": 0.05, "answers": 2, "aggregation": "sequence"},
+    },
+    "verl": {
+        "ppo": {"kl": 0.001, "lam": 1.0, "dual_clip": 3.0, "value_clip": 0.5},
+        "grpo": {
+            "kl": 0.001,
+            "kl_place": "loss",
+            "kl_estimator": "k3",
+            "aggregation": "token",
+            "dual_clip": 3.0,
+        },
+    },
+    "openrlhf": {
+        "ppo": {"kl": 0.01, "lam": 1.0, "value_clip": 0.5, "reward_clip": 10.0},
+        "reinforce++": {"kl": 0.01, "reward_clip": 10.0},
+    },
+    "deepspeed-chat": {
+        "ppo": {"kl": 0.1, "lam": 0.95, "whiten": False, "reward_clip": 5.0, "ema": 0.992, "value_clip": 0.2},
+    },
+    "paper": {
+        "ppo": {"kl": 0.02, "lam": 0.95, "whiten": True, "kl_target": 6.0},
+        "grpo": {"kl": 0.04, "answers": 64, "aggregation": "sequence"},
+        "dapo": {"answers": 16, "prompts": 512, "overlong_buffer": 4096},
+    },
+}
+
+
+def resolve(name: str, settings: RLConfig, preset: str | None = None) -> RLConfig:
+    """Settings without gaps: the user's over the preset's over the method's over the common ones.
+
+    Raises ValueError for combinations that cannot mean anything, naming the key.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, 1, 0.4)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
+        raise ValueError(f"method: no method {name!r}; {hint}")
+    chosen = {}
+    if preset is not None:
+        if name not in PRESETS[preset]:
+            has = ", ".join(PRESETS[preset])
+            raise ValueError(f"as: {preset} has no {name} that we know the choices of; it has {has}")
+        chosen = PRESETS[preset][name]
+    given = {key: getattr(settings, key) for key in settings.model_fields_set}
+    given = {key: value for key, value in given.items() if value is not None}
+    full = RLConfig.model_validate({**COMMON, **METHODS[name].settings, **chosen, **given})
+    _refuse_nonsense(name, METHODS[name], full)
+    return full
+
+
+def check_method(name: str, settings: RLConfig, preset: str | None) -> None:
+    """`resolve` for its errors."""
+    resolve(name, settings, preset)
+
+
+def _refuse_nonsense(name: str, method: Method, s: RLConfig) -> None:
+    assert s.answers is not None and s.clip_low is not None
+    if method.grouped and s.answers < 2:
+        raise ValueError(f"settings: answers: {name} compares answers to one prompt, so it needs at least 2")
+    if s.kl and s.kl_place == "loss" and s.kl_estimator == "k1":
+        raise ValueError(
+            "settings: kl_estimator: k1 in the loss has a gradient of zero on average; use k2 or k3"
+        )
+    if s.kl and s.kl_place == "reward" and method.grouped and name not in ("rloo",):
+        logger.warning("%s with the KL penalty in the reward: it is divided by the group's spread", name)
+    if name == "gspo" and s.clip_low >= 0.1:
+        logger.warning(
+            "gspo with clip_low %.2g: its ratio is per token, so this clips nothing (paper: 3e-4)", s.clip_low
+        )
+    if s.dynamic_sampling and not method.grouped:
+        raise ValueError(f"settings: dynamic_sampling: {name} has no groups to drop")
+    if s.kl_target and not s.kl:
+        raise ValueError("settings: kl_target: adapts β, and β (kl) is 0")
+
+
+def contract(name: str, s: RLConfig, temperature: float) -> dict[str, str]:
+    """What decides a run's numbers, in words: stored with it and printed."""
+    method = METHODS[name]
+    adaptive = f", adapted to {s.kl_target:g} nats an answer" if s.kl_target else ""
+    return {
+        "advantage": method.advantage.__name__ + (", whitened over the global batch" if s.whiten else ""),
+        "surrogate": f"{method.surrogate.__name__}, ratio in [1 - {s.clip_low:g}, 1 + {s.clip_high:g}]"
+        + (f", dual clip {s.dual_clip:g}" if s.dual_clip else ""),
+        "aggregation": f"{s.aggregation} mean"
+        if s.aggregation != "constant"
+        else "sum by answers × longest answer",
+        "normaliser scope": "optimizer step, all ranks; dropped groups are not counted",
+        "KL": f"{s.kl_estimator} in the {s.kl_place}, β {s.kl:g}{adaptive}" if s.kl else "not charged",
+        "std rule": "unbiased, group, + 1e-4"
+        if method.advantage.__name__ == "group_normalised"
+        else "none in groups",
+        "temperature": f"{temperature:g} in sampling and in all log-probabilities",
+        "old log-probabilities": f"{s.old_logprobs}'s, dropout off",
+        "sampler correction": f"truncated importance, C = {s.importance_cap:g}"
+        if s.importance_cap
+        else "none",
+        "end of turn": "trained where it was sampled; a cut answer has none",
+        "truncated answers": s.truncated
+        + (f", soft penalty over {s.overlong_buffer}" if s.overlong_buffer else ""),
+        "rewards": ("normalised by running mean and std, " if s.reward_normalise else "")
+        + (f"cut to ±{s.reward_clip:g}" if s.reward_clip else "as they are"),
+    }

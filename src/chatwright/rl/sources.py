@@ -1,0 +1,85 @@
+"""Where rewarded rollouts come from: round number in, rollouts out, so that a position is a round's number."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Protocol
+
+from torch import Tensor
+
+from chatwright.core.seeds import derive
+from chatwright.core.types import Prompt, Rollout
+from chatwright.data.batches import Epochs
+from chatwright.rewards.base import WeightedSum
+from chatwright.rl.config import RLConfig
+from chatwright.sampling.base import Sampler, SamplingConfig
+
+logger = logging.getLogger("chatwright")
+
+
+class Source(Protocol):
+    """What the loop learns from."""
+
+    def rollouts(self, step: int) -> list[Rollout]:
+        """The rewarded rollouts of a round (from 1)."""
+        ...
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Tell the sampler about the policy's new weights."""
+        ...
+
+
+@dataclass
+class Sampled:
+    """Asks the current policy, and the reward what it thinks of the answers."""
+
+    prompts: Sequence[Prompt]
+    sampler: Sampler
+    reward: WeightedSum
+    settings: RLConfig
+    sampling: SamplingConfig
+    seed: int
+    dropped: int = field(default=0, init=False)
+    """Answers that dynamic sampling threw away in the last round."""
+
+    def rollouts(self, step: int) -> list[Rollout]:
+        """See Source.rollouts. With dynamic sampling, groups without variance are replaced by fresh prompts'."""
+        wanted = self.settings.prompts or 1
+        order = Epochs(len(self.prompts), wanted, derive(self.seed, "prompts"))
+        kept = self._ask([self.prompts[i] for i in order.batch(step - 1)], step, 0)
+        if not self.settings.dynamic_sampling:
+            return kept
+        first, kept, self.dropped = kept, varied(kept), 0
+        self.dropped = len(first) - len(kept)
+        for again in range(1, self.settings.refills + 1):
+            missing = wanted - len({r.group for r in kept})
+            if not missing:
+                break
+            spare = Epochs(len(self.prompts), missing, derive(self.seed, "refill", step, again))
+            more = self._ask([self.prompts[i] for i in spare.batch(0)], step, again)
+            good = varied(more)
+            self.dropped += len(more) - len(good)
+            kept += [replace(r, group=r.group + again * wanted) for r in good]
+        if not kept:
+            logger.warning(
+                "round %d: every group's answers got equal rewards; nothing can be learned from it", step
+            )
+            return first
+        return kept
+
+    def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """See Source.publish."""
+        self.sampler.publish(weights)
+
+    def _ask(self, prompts: Sequence[Prompt], step: int, again: int) -> list[Rollout]:
+        seed = derive(self.seed, "answers", step, again)
+        return self.reward(self.sampler.generate(prompts, self.settings.answers or 1, self.sampling, seed))
+
+
+def varied(rollouts: Sequence[Rollout]) -> list[Rollout]:
+    """The groups whose rewards are not all equal."""
+    groups = [list(group) for _, group in groupby(rollouts, key=lambda r: r.group)]
+    return [r for group in groups if len({r.reward for r in group}) > 1 for r in group]

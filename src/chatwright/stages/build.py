@@ -1,0 +1,123 @@
+"""The only place where a name in a recipe becomes an object. Each table is where a newcomer adds a row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from chatwright.core.batch import Batch
+from chatwright.core.files import atomic_directory
+from chatwright.core.seeds import derive
+from chatwright.data.template import Template
+from chatwright.engine.base import Engine, EngineConfig
+from chatwright.engine.optim import OptimConfig
+from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.models.heads import scalar_model
+from chatwright.models.load import load_causal_lm, load_tokenizer, save_model
+from chatwright.models.lora import LoraConfig, adapter_off, add_lora, merged
+from chatwright.models.readout import token_logprobs
+from chatwright.recipe.schema import RewardPart, RLStage, TrainStage
+from chatwright.rewards.base import Reward, WeightedSum
+from chatwright.rewards.model import ModelReward
+from chatwright.rewards.rules import build_rule
+from chatwright.sampling.base import Sampler
+from chatwright.sampling.local import LocalSampler
+from chatwright.stages.job import MODEL, Job
+
+ENGINES: dict[str, Callable[..., Engine]] = {"torch": TorchEngine}
+SAMPLERS: dict[str, Callable[..., Sampler]] = {"local": LocalSampler}
+
+Reference = Callable[[Batch], Tensor]
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A language model with what belongs to it."""
+
+    model: Any
+    tokenizer: Any
+    template: Template
+
+
+def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy:
+    """The model a stage starts from, with fresh adapters when asked."""
+    folder = job.model(name)
+    tokenizer = load_tokenizer(folder)
+    template = Template.from_tokenizer(tokenizer, job.template)
+    model: Any = load_causal_lm(folder, job.engine.dtype)
+    if lora:
+        model = add_lora(model, lora, derive(job.seed, "lora"))
+    return Policy(model, tokenizer, template)
+
+
+def scorer(job: Job, name: str | None, lora: LoraConfig | None = None) -> Any:
+    """A backbone with a scalar head: a trained reward model as it is, any other with a head of zeros."""
+    model: Any = scalar_model(job.model(name), job.engine.dtype)
+    return add_lora(model, lora, derive(job.seed, "lora"), scalar=True) if lora else model
+
+
+def engine(model: Any, optim: OptimConfig, job: Job, steps: int) -> Engine:
+    """The training backend the recipe names."""
+    config: EngineConfig = job.engine
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    return ENGINES[config.kind](model, optim, total_steps=steps, device=config.device, seed=job.seed)
+
+
+def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperature: float) -> Reference:
+    """The frozen policy answers are compared with: per-token log-probabilities of a batch.
+
+    With LoRA and no other model named it is the trained module with its adapter off, so there is no second copy.
+    """
+
+    def read(model: Any, batch: Batch) -> Tensor:
+        return token_logprobs(model, batch, temperature)
+
+    if stage.lora and stage.reference is None:
+
+        def without_adapter(batch: Batch) -> Tensor:
+            with adapter_off(trained.module):
+                return trained.infer(batch, read)
+
+        return without_adapter
+    model = load_causal_lm(job.model(stage.reference or stage.from_), job.engine.dtype)
+    frozen = Frozen(model, job.engine.device, stage.optim.micro_tokens)
+    return lambda batch: frozen.infer(batch, read)
+
+
+def sampler(policy: Policy) -> Sampler:
+    """The generation engine over a policy."""
+    return SAMPLERS["local"](policy.model, policy.template)
+
+
+def save(model: Any, start: Policy, job: Job, name: str = MODEL) -> None:
+    """A stage's result as a plain Hugging Face folder, adapters merged in."""
+    with atomic_directory(job.directory / name) as folder:
+        save_model(merged(model), start.tokenizer, start.template, folder)
+
+
+def save_average(model: Any, average: Mapping[str, Tensor], start: Policy, job: Job) -> None:
+    """The averaged policy, beside the policy itself."""
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in average.items():
+            parameters[name].copy_(value)
+    save(model, start, job, "model-ema")
+
+
+def rewards(parts: Mapping[str, RewardPart], job: Job, template: Template) -> WeightedSum:
+    """The weighted sum a recipe's `reward` describes."""
+    return WeightedSum(
+        {name: (part.weight, _reward(part.rule or name, part, job, template)) for name, part in parts.items()}
+    )
+
+
+def _reward(rule: str, part: RewardPart, job: Job, template: Template) -> Reward:
+    if rule in job.models or "/" in rule:
+        frozen = Frozen(scalar_model(job.model(rule), job.engine.dtype), device=job.engine.device)
+        return ModelReward(frozen, template.pad_id, **part.settings)
+    return build_rule(rule, part.settings, job.imports)

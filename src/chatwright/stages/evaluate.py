@@ -1,0 +1,101 @@
+"""Models answer the same held-out prompts with the same seeds; differences carry paired intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Any
+
+from chatwright.core.files import write_jsonl
+from chatwright.core.seeds import derive
+from chatwright.core.types import Prompt, Rollout
+from chatwright.evaluate.compare import compare
+from chatwright.models.readout import token_logprobs
+from chatwright.recipe.schema import EvaluateStage
+from chatwright.rl.config import RLConfig
+from chatwright.rl.experience import collate
+from chatwright.rl.policy_gradient import aligned
+from chatwright.stages import build
+from chatwright.stages.job import Job, Outcome
+from chatwright.stages.rl import prompt_of
+
+
+def run(stage: EvaluateStage, job: Job) -> Outcome:
+    """Sample, score, compare with the first model, and keep every answer."""
+    outcome = Outcome()
+    prompts = [prompt_of(record, stage.name) for name in stage.data for record in job.data[name]][
+        : stage.limit
+    ]
+    outcome.data = {"prompts": {"rows": len(prompts)}}
+    baseline = build.policy(job, stage.compare[0])
+    reward = build.rewards(stage.reward, job, baseline.template)
+    answers: dict[str, list[Rollout]] = {}
+    for name in stage.compare:
+        with outcome.phase(f"answers of {name}"):
+            sampler = build.sampler(build.policy(job, name))
+            seed = derive(job.seed, stage.name, "answers")
+            answers[name] = reward(sampler.generate(prompts, stage.answers, stage.sampling, seed))
+        job.say(f"{name}: mean reward {fmean(r.reward for r in answers[name]):.4g} on {len(prompts)} prompts")
+    with outcome.phase("compare"):
+        kl = {name: divergence(rollouts, baseline, stage, job) for name, rollouts in answers.items()}
+        write_jsonl(job.directory / "samples.jsonl", list(samples(prompts, answers, kl, stage.answers)))
+        first, *others = stage.compare
+        outcome.result = {
+            "baseline": first,
+            "comparisons": {
+                name: {
+                    score: compare(
+                        values(answers[first], score, stage), values(answers[name], score, stage)
+                    ).as_dict()
+                    for score in ("reward", *stage.reward, "length")
+                }
+                for name in others
+            },
+            "correct": stage.correct,
+        }
+    return outcome
+
+
+def values(rollouts: Sequence[Rollout], score: str, stage: EvaluateStage) -> list[float]:
+    """One number a prompt: the mean of a score over its answers."""
+    found = [
+        r.reward if score == "reward" else float(len(r.response_ids)) if score == "length" else r.parts[score]
+        for r in rollouts
+    ]
+    return [fmean(found[i : i + stage.answers]) for i in range(0, len(found), stage.answers)]
+
+
+def divergence(
+    rollouts: Sequence[Rollout], baseline: build.Policy, stage: EvaluateStage, job: Job
+) -> list[float]:
+    """log π − log π_baseline of each answer, summed over its tokens: one sample of the KL divergence."""
+    frozen = build.Frozen(baseline.model, job.engine.device)
+    batch = collate(rollouts, RLConfig(), stage.sampling.max_tokens, baseline.template.pad_id)
+    temperature = stage.sampling.temperature or 1.0
+    theirs = frozen.infer(batch, lambda model, part: token_logprobs(model, part, temperature))
+    return (aligned(rollouts, batch) - theirs).sum(1).tolist()
+
+
+def samples(
+    prompts: Sequence[Prompt], answers: dict[str, list[Rollout]], kl: dict[str, list[float]], n: int
+) -> list[dict[str, Any]]:
+    """Every prompt with every model's first answer, for the report and for eyes."""
+    return [
+        {
+            "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
+            "reference": prompt.answer,
+            "meta": dict(prompt.meta),
+            "answers": {
+                name: {
+                    "text": (r := rollouts[i * n]).text,
+                    "reward": fmean(x.reward for x in rollouts[i * n : i * n + n]),
+                    "tokens": len(r.response_ids),
+                    "finished": r.finished,
+                    "parts": dict(r.parts),
+                    "kl": fmean(kl[name][i * n : i * n + n]),
+                }
+                for name, rollouts in answers.items()
+            },
+        }
+        for i, prompt in enumerate(prompts)
+    ]

@@ -1,0 +1,168 @@
+"""Stages that learn from their own answers: PPO, GRPO and their kin.
+
+Read `run` as the story: policy, reference, reward, critic, sampler; a look before; the loop; a model folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+from chatwright.core.batch import Batch
+from chatwright.core.log import Meter, Tracker
+from chatwright.core.seeds import derive
+from chatwright.core.types import ChatwrightError, Demo, Pair, Prompt, Rated, Record
+from chatwright.data.batches import Epochs, collate_demos, encode, encode_demo
+from chatwright.data.mix import mix
+from chatwright.engine.base import Loss
+from chatwright.models.readout import token_logprobs
+from chatwright.recipe.schema import PtxConfig, RLStage
+from chatwright.rl.config import RLConfig
+from chatwright.rl.experience import collate
+from chatwright.rl.health import Health
+from chatwright.rl.loop import learn
+from chatwright.rl.methods import METHODS, contract, resolve
+from chatwright.rl.policy_gradient import PolicyGradient, aligned
+from chatwright.rl.sources import Sampled
+from chatwright.stages import build
+from chatwright.stages.hooks import Saver, resume, together
+from chatwright.stages.job import Job, Outcome
+from chatwright.stages.preflight import Preflight
+from chatwright.train.checkpoint import Checkpoints
+from chatwright.train.objectives import NoSettings, sft_loss
+
+Ptx = tuple[float, Loss, Callable[[int], Batch]]
+SHOWN = ("reward", "kl", "length", "tokens_per_second")
+
+
+def run(stage: RLStage, job: Job) -> Outcome:
+    """Practise, and leave a model folder."""
+    outcome, settings = Outcome(), resolve(stage.method, stage.settings, stage.preset)
+    start_from = build.policy(job, stage.from_, stage.lora)
+    with outcome.phase("set up"):
+        source = source_of(stage, settings, job, start_from)
+        algorithm = algorithm_of(stage, settings, job, start_from)
+    checkpoints = Checkpoints(job.directory / "checkpoints")
+    savers, loaders = parts_of(algorithm)
+    start, state = resume(checkpoints, loaders, job)
+    if state:
+        algorithm.load_state(state)
+    outcome.contract = contract(stage.method, settings, stage.sampling.temperature)
+    if start == 0:
+        look_first(algorithm, source, stage, job)
+    tracker = Tracker(job.directory, start, job.log, f"{job.run}-{stage.name}")
+    meter = Meter(job.console, stage.name, stage.steps, start, SHOWN)
+    saver = Saver(checkpoints, savers, algorithm.state, stage.save_every, job.stop)
+    with outcome.phase("learn"), meter.shown():
+        on_step = together(tracker, meter, Health(stage.health), saver)
+        learn(source, algorithm, steps=stage.steps, on_step=on_step, start=start)
+    with outcome.phase("save"):
+        build.save(algorithm.policy.module, start_from, job)
+        if algorithm.average:
+            build.save_average(algorithm.policy.module, algorithm.average, start_from, job)
+    outcome.result = {"steps": stage.steps, "seconds": tracker.elapsed(), "beta": algorithm.beta}
+    outcome.data = {name: {"rows": len(job.data[name])} for name in stage.data}
+    tracker.close()
+    checkpoints.clear()
+    return outcome
+
+
+def source_of(stage: RLStage, settings: RLConfig, job: Job, policy: build.Policy) -> Sampled:
+    """Prompts, the sampler over the policy itself, and the reward."""
+    records = mix({n: job.data[n] for n in stage.data}, stage.data, derive(job.seed, stage.name, "mix"))
+    return Sampled(
+        prompts=[prompt_of(record, stage.name) for record in records],
+        sampler=build.sampler(policy),
+        reward=build.rewards(stage.reward, job, policy.template),
+        settings=settings,
+        sampling=stage.sampling,
+        seed=derive(job.seed, stage.name),
+    )
+
+
+def algorithm_of(stage: RLStage, settings: RLConfig, job: Job, start: build.Policy) -> PolicyGradient:
+    """The policy and its engine, the reference, and where the method has one the critic."""
+    answers = (settings.prompts or 1) * (settings.answers or 1)
+    updates = stage.steps * settings.epochs * math.ceil(answers / (settings.minibatch or answers))
+    policy = build.engine(start.model, stage.optim, job, updates)
+    critic = None
+    if METHODS[stage.method].critic:
+        scorer = build.scorer(job, stage.critic.from_ or stage.from_, stage.lora)
+        critic = build.engine(scorer, stage.critic.optim, job, updates)
+    return PolicyGradient(
+        method=stage.method,
+        settings=settings,
+        policy=policy,
+        temperature=stage.sampling.temperature,
+        max_tokens=stage.sampling.max_tokens,
+        pad_id=start.template.pad_id,
+        seed=derive(job.seed, stage.name),
+        reference=build.reference(stage, job, policy, stage.sampling.temperature),
+        critic=critic,
+        ptx=ptx_of(stage.ptx, stage, job, start) if stage.ptx else None,
+    )
+
+
+def prompt_of(record: Record, stage: str) -> Prompt:
+    """What a record asks: prompts as they are, the question of anything else."""
+    if isinstance(record, Prompt):
+        return record
+    if isinstance(record, Pair | Rated):
+        return record.prompt
+    if isinstance(record, Demo):
+        last = max(i for i, message in enumerate(record.messages) if message.role == "assistant")
+        return Prompt(record.messages[:last], record.messages[last].content)
+    raise ChatwrightError(f"stage {stage!r}: practising needs prompts, not running text; look at its `data`")
+
+
+def ptx_of(config: PtxConfig, stage: RLStage, job: Job, start: build.Policy) -> Ptx:
+    """Demonstrations for every policy step, in an order that follows from the step's number."""
+    records = [record for name in config.data for record in job.data[name]]
+    wrong = next((r for r in records if not isinstance(r, Demo)), None)
+    if wrong is not None:
+        raise ChatwrightError(
+            f"stage {stage.name!r}: ptx: data must be demonstrations, not {type(wrong).__name__} rows"
+        )
+    rows, _ = encode(records, encode_demo, start.template, stage.length, job.cache)
+    order = Epochs(len(rows), config.batch, derive(job.seed, stage.name, "ptx"))
+
+    def batch(update: int) -> Batch:
+        return collate_demos([rows[i] for i in order.batch(update)], start.template.pad_id)
+
+    return config.weight, sft_loss(NoSettings()), batch
+
+
+def parts_of(
+    algorithm: PolicyGradient,
+) -> tuple[dict[str, Callable[[Path], None]], dict[str, Callable[[Path], None]]]:
+    """What a checkpoint holds: how each part is saved, and how it is loaded."""
+    saved = {"policy": algorithm.policy.save}
+    loaded = {"policy": algorithm.policy.load}
+    if algorithm.critic:
+        saved["critic"], loaded["critic"] = algorithm.critic.save, algorithm.critic.load
+    if algorithm.average:
+        saved["average"], loaded["average"] = algorithm.save_average, algorithm.load_average
+    return saved, loaded
+
+
+def look_first(algorithm: PolicyGradient, source: Sampled, stage: RLStage, job: Job) -> None:
+    """Preflight: a first round is drawn and looked at; nothing is learned from it."""
+    preflight = Preflight(job)
+    preflight.room(algorithm.policy.module, copies=4 if algorithm.critic else 2)
+    rollouts = source.rollouts(1)
+    batch = collate(rollouts, algorithm.settings, algorithm.max_tokens, algorithm.pad_id)
+    ours = algorithm.policy.infer(batch, lambda m, b: token_logprobs(m, b, algorithm.temperature))
+    bound = 1e-3 if job.engine.dtype == "float32" else 0.1
+    preflight.same(
+        "sampler and trainer agree", ours, aligned(rollouts, batch), bound, "This is a bug: please report it"
+    )
+    if algorithm.reference and stage.reference is None:
+        preflight.same(
+            "KL to the start is 0", ours, algorithm.reference(batch), bound / 100, "Is dropout on?"
+        )
+    preflight.answers(rollouts)
+    finished = sum(r.finished for r in rollouts) / len(rollouts)
+    advice = "The model never ends its turn: train SFT longer, or raise sampling.max_tokens"
+    preflight.check("answers come to an end", finished > 0, f"{finished:.0%} of a first round", advice)
+    preflight.conclude()

@@ -1,0 +1,153 @@
+"""Stages that learn from fixed data: pretraining, SFT, reward models, and the DPO family.
+
+Read `run` as the story: rows, model, loss, the loop, a measurement on held-out rows, a model folder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from chatwright.core.batch import Batch
+from chatwright.core.files import write_jsonl
+from chatwright.core.log import Meter, Tracker
+from chatwright.core.seeds import derive
+from chatwright.core.types import ChatwrightError, Metrics
+from chatwright.data.batches import Epochs, encode
+from chatwright.data.mix import mix, split
+from chatwright.data.template import Template
+from chatwright.engine.base import Engine
+from chatwright.models.readout import final_score
+from chatwright.recipe.schema import TrainStage
+from chatwright.stages import build
+from chatwright.stages.hooks import Saver, every, resume, together
+from chatwright.stages.job import Job, Outcome
+from chatwright.stages.preflight import Preflight
+from chatwright.train.checkpoint import Checkpoints
+from chatwright.train.loop import fit, measure
+from chatwright.train.objectives import OBJECTIVES, Objective
+
+SHOWN = ("loss", "accuracy", "lr")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Encoded rows and how to make step batches of them; a step's number decides its rows."""
+
+    rows: Sequence[Any]
+    objective: Objective
+    pad_id: int
+    batch: int
+    seed: int
+
+    def at(self, numbers: Sequence[int]) -> Batch:
+        """Some rows as a batch."""
+        return self.objective.collate([self.rows[i] for i in numbers], self.pad_id)
+
+    def steps(self, start: int, total: int) -> Iterator[Batch]:
+        """The batches of steps start + 1 … total."""
+        order = Epochs(len(self.rows), self.batch, self.seed)
+        for step in range(start, total):
+            yield self.at(order.batch(step))
+
+    def all(self) -> Iterator[Batch]:
+        """Every row once, in order."""
+        for i in range(0, len(self.rows), self.batch):
+            yield self.at(range(i, min(i + self.batch, len(self.rows))))
+
+
+def run(stage: TrainStage, job: Job) -> Outcome:
+    """Train, measure on held-out rows, and leave a model folder."""
+    outcome, objective = Outcome(), OBJECTIVES[stage.objective]
+    settings = objective.config.model_validate(stage.loss)
+    start_from = build.policy(job, stage.from_, None if objective.scalar else stage.lora)
+    with outcome.phase("data"):
+        rows, held = rows_of(stage, job, objective, start_from.template, outcome)
+    model = build.scorer(job, stage.from_, stage.lora) if objective.scalar else start_from.model
+    total = stage.steps or max(1, math.ceil(stage.epochs * len(rows.rows) / stage.batch))
+    engine = build.engine(model, stage.optim, job, total)
+    reference = build.reference(stage, job, engine, 1.0) if objective.needs_reference else None
+    loss = objective.loss(settings)
+
+    def annotated(batches: Iterator[Batch]) -> Iterator[Batch]:
+        return (objective.annotate(batch, engine, reference, settings) for batch in batches)
+
+    checkpoints = Checkpoints(job.directory / "checkpoints")
+    start, _ = resume(checkpoints, {"engine": engine.load}, job)
+    if start == 0:
+        look_first(engine, next(rows.steps(0, 1)), start_from.template, stage, job)
+    tracker = Tracker(job.directory, start, job.log, f"{job.run}-{stage.name}")
+    meter = Meter(job.console, stage.name, total, start, SHOWN)
+
+    def record(step: int, metrics: Metrics) -> None:
+        tracker(step, metrics)
+        meter(step, metrics)
+
+    def evaluate(step: int, metrics: Metrics) -> None:
+        outcome.result["held_out"] = measure(engine, annotated(held.all()), loss)
+        tracker(step, {f"held_out/{name}": value for name, value in outcome.result["held_out"].items()})
+
+    saver = Saver(checkpoints, {"engine": engine.save}, dict, stage.save_every, job.stop)
+    on_step = together(record, every(stage.evaluate_every if held.rows else None, total, evaluate), saver)
+    with outcome.phase("train"), meter.shown():
+        fit(engine, annotated(rows.steps(start, total)), loss, on_step, start)
+    with outcome.phase("evaluate"):
+        if held.rows:
+            evaluate(total, {})
+        if held.rows and objective.scalar:
+            write_jsonl(job.directory / "scores.jsonl", list(scores(engine, held)))
+    with outcome.phase("save"):
+        build.save(engine.module, start_from, job)
+    outcome.result |= {"steps": total, "seconds": tracker.elapsed()}
+    outcome.contract = objective.contract(settings)
+    tracker.close()
+    checkpoints.clear()
+    return outcome
+
+
+def rows_of(
+    stage: TrainStage, job: Job, objective: Objective, template: Template, outcome: Outcome
+) -> tuple[Rows, Rows]:
+    """The stage's training rows and its held-out rows, encoded; what was cut or dropped is counted."""
+    mixed = mix(
+        {name: job.data[name] for name in stage.data}, stage.data, derive(job.seed, stage.name, "mix")
+    )
+    train, held = split(mixed, stage.held_out)
+    held = [*held, *(record for name in stage.held_out_data for record in job.data[name])]
+    made = []
+    for name, records in (("train", train), ("held_out", held)):
+        wrong = next((r for r in records if not isinstance(r, objective.record)), None)
+        if wrong is not None:
+            kinds = f"{objective.record.__name__} rows, not {type(wrong).__name__}"
+            raise ChatwrightError(
+                f"stage {stage.name!r}: {stage.objective} learns from {kinds}; look at its `data`"
+            )
+        encoded, counts = encode(records, objective.encode, template, stage.length, job.cache)
+        outcome.data[name] = {"rows": len(encoded), **counts}
+        made.append(Rows(encoded, objective, template.pad_id, stage.batch, derive(job.seed, stage.name)))
+    if not made[0].rows:
+        raise ChatwrightError(f"stage {stage.name!r}: no row is left to train on: {outcome.data['train']}")
+    return made[0], made[1]
+
+
+def look_first(engine: Engine, batch: Batch, template: Template, stage: TrainStage, job: Job) -> None:
+    """Preflight: room, something to train, ends of turn among it."""
+    preflight = Preflight(job)
+    preflight.room(engine.module)
+    preflight.mask(batch, template, spoken=stage.objective != "pretrain")
+    preflight.conclude()
+
+
+def scores(engine: Engine, rows: Rows) -> Iterator[dict[str, Any]]:
+    """A reward model's scores of held-out pairs, and their lengths, for the report."""
+    for batch in rows.all():
+        found, tokens = engine.infer(batch, final_score).tolist(), batch.mask.sum(1).tolist()
+        for i in range(0, len(found), 2):
+            yield {
+                "chosen": found[i],
+                "rejected": found[i + 1],
+                "chosen_tokens": tokens[i],
+                "rejected_tokens": tokens[i + 1],
+            }

@@ -1,0 +1,44 @@
+"""The supervised loop. Pretraining, SFT, reward modelling and DPO differ only in `batches` and `loss`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from chatwright.core.batch import Batch
+from chatwright.core.types import Metrics
+from chatwright.engine.base import Engine, Loss
+
+
+def fit(
+    engine: Engine,
+    batches: Iterable[Batch],
+    loss: Loss,
+    on_step: Callable[[int, Metrics], None],
+    start: int = 0,
+) -> None:
+    """One optimizer step a batch; `start` steps were done before."""
+    for step, batch in enumerate(batches, start + 1):
+        on_step(step, engine.step(batch, loss))
+
+
+def measure(engine: Engine, batches: Iterable[Batch], loss: Loss) -> Metrics:
+    """The loss and its metrics over batches, without a step: sums over everything, divided once."""
+    names: list[str] = []
+
+    def read(model: nn.Module, part: Batch) -> Tensor:
+        total, sums = loss(model, part)
+        names[:] = ["loss", *sums]
+        row = torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in (total, *sums.values())])
+        return torch.cat(
+            [row[None], row.new_zeros(part.ids.size(0) - 1, len(row))]
+        )  # a row each, as infer asks
+
+    sums, shares = torch.zeros(()), torch.zeros(())
+    for batch in batches:
+        sums = sums + engine.infer(batch, read).sum(0).cpu()
+        shares = shares + batch.denominator.cpu()
+    return dict(zip(names, (sums / shares).tolist(), strict=True)) if names else {}

@@ -1,0 +1,280 @@
+"""What each objective asks of the one training loop: a row of OBJECTIVES each.
+
+A loss returns sums over items, and its metrics too; the engine divides. Preference objectives compare with a frozen
+reference, whose sums are put into the batch before the step (`annotate`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+import torch.nn as nn
+from pydantic import Field
+from torch import Tensor
+
+from chatwright.core.batch import Batch, PairBatch, RatedBatch
+from chatwright.core.types import Config, Demo, Pair, Rated, Record, Text
+from chatwright.data import batches
+from chatwright.engine.base import Engine, Loss
+from chatwright.losses import preference, supervised
+from chatwright.models.readout import final_score, token_logprobs, token_scores
+
+Reference = Callable[[Batch], Tensor]
+Sums = tuple[Tensor, dict[str, Tensor]]
+
+
+class NoSettings(Config):
+    """Objectives that have nothing to set."""
+
+
+class RewardConfig(Config):
+    """Reward model."""
+
+    variant: Literal["bradley_terry", "dense"] = Field(
+        "bradley_terry",
+        description="dense is DeepSpeed-Chat's: every token from the first difference on is compared.",
+    )
+    centring: float = Field(0.01, ge=0, description="Weight of (r⁺ + r⁻)², which keeps scores around zero.")
+    margins: bool = Field(True, description="Use the pairs' margins, where the data have them.")
+
+
+class DpoConfig(Config):
+    """The DPO family."""
+
+    loss: Literal["sigmoid", "cdpo", "robust", "ipo", "hinge"] = Field(
+        "sigmoid", description="Shape of the loss."
+    )
+    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference.")
+    flip: float = Field(0.1, ge=0, lt=0.5, description="cdpo, robust: share of labels that are wrong.")
+    average: bool | None = Field(
+        None,
+        description="Log-probabilities per token in place of sums; by default only ipo does (as trl; OpenRLHF sums).",
+    )
+    nll: float = Field(0.0, ge=0, description="Weight of the chosen answers' negative log-likelihood (RPO).")
+
+
+class SimpoConfig(Config):
+    """SimPO."""
+
+    beta: float = Field(2.0, gt=0, description="Scale of the difference per token.")
+    gamma: float = Field(1.0, ge=0, description="Target margin, in the same units.")
+
+
+class OrpoConfig(Config):
+    """ORPO."""
+
+    weight: float = Field(0.1, ge=0, description="Weight of the odds-ratio term (λ).")
+
+
+class KtoConfig(Config):
+    """KTO."""
+
+    beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference.")
+    up: float = Field(1.0, ge=0, description="Weight of wanted answers.")
+    down: float = Field(1.0, ge=0, description="Weight of unwanted answers.")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One way to learn from fixed data."""
+
+    record: type[Record]
+    encode: Callable[[Any, Any], batches.Row] | None
+    """A record and a template to a row; None packs texts."""
+    collate: Callable[[Sequence[batches.Row], int], Any]
+    loss: Callable[[Any], Loss]
+    config: type[Config] = NoSettings
+    scalar: bool = False
+    needs_reference: bool = False
+    aggregation: str = "mean over pairs"
+
+    def annotate(self, batch: Any, engine: Engine, reference: Reference | None, config: Any) -> Any:
+        """The batch with what the loss needs to know of the reference."""
+        if reference is None:
+            return batch
+        sums = (reference(batch) * batch.mask).sum(1)
+        if isinstance(batch, RatedBatch):
+            return replace(batch, reference=sums, baseline=mismatched_kl(batch, engine, reference))
+        if isinstance(config, DpoConfig) and averaged(config):
+            sums = sums / batch.mask.sum(1)
+        return replace(batch, reference=sums)
+
+    def contract(self, config: Config) -> dict[str, str]:
+        """What decides the numbers of this objective, in words, for the run's loss contract."""
+        return {
+            "aggregation": self.aggregation,
+            "normaliser scope": "optimizer step, all ranks",
+            "log-probabilities": "float32, chunked, temperature 1",
+            "reference": "frozen, no gradient" if self.needs_reference else "none",
+            **{key: str(value) for key, value in config.model_dump().items()},
+        }
+
+
+def sft_loss(config: NoSettings) -> Loss:
+    """Negative log-likelihood of the trained tokens."""
+
+    def loss(model: nn.Module, batch: Batch) -> Sums:
+        logprobs = token_logprobs(model, batch)
+        return (supervised.negative_log_likelihood(logprobs) * batch.weights).sum(), {}
+
+    return loss
+
+
+def reward_loss(config: RewardConfig) -> Loss:
+    """Bradley–Terry on final scores, or DeepSpeed-Chat's comparison of every token."""
+
+    def loss(model: nn.Module, batch: PairBatch) -> Sums:
+        if config.variant == "dense":
+            scores = token_scores(model, batch)
+            final = scores.gather(1, batch.lengths[:, None] - 1).squeeze(1)
+            span = supervised.divergent_span(
+                batch.ids[0::2], batch.ids[1::2], batch.lengths[0::2], batch.lengths[1::2]
+            )
+            losses = supervised.dense_bradley_terry(scores[0::2], scores[1::2], span)
+        else:
+            final = final_score(model, batch)
+            margin = batch.margins[0::2] if config.margins else 0.0
+            losses = supervised.bradley_terry(final[0::2], final[1::2], margin)
+        chosen, rejected = final[0::2], final[1::2]
+        total = (losses + config.centring * supervised.centring(chosen, rejected)).sum()
+        return total, {
+            "accuracy": (chosen > rejected).sum(),
+            "margin": (chosen - rejected).sum(),
+            "chosen": chosen.sum(),
+            "rejected": rejected.sum(),
+        }
+
+    return loss
+
+
+def averaged(config: DpoConfig) -> bool:
+    """Are log-probabilities taken per token?"""
+    return config.loss == "ipo" if config.average is None else config.average
+
+
+def dpo_loss(config: DpoConfig) -> Loss:
+    """The shapes of DPO on one difference, and the optional likelihood term."""
+    shapes: dict[str, Callable[[Tensor], Tensor]] = {
+        "sigmoid": lambda delta: preference.sigmoid(delta, config.beta),
+        "cdpo": lambda delta: preference.conservative(delta, config.beta, config.flip),
+        "robust": lambda delta: preference.robust(delta, config.beta, config.flip),
+        "ipo": lambda delta: preference.ipo(delta, config.beta),
+        "hinge": lambda delta: preference.hinge(delta, config.beta),
+    }
+
+    def loss(model: nn.Module, batch: PairBatch) -> Sums:
+        per_token = token_logprobs(model, batch)
+        sums = (per_token * batch.mask).sum(1)
+        policy = sums / batch.mask.sum(1) if averaged(config) else sums
+        assert batch.reference is not None
+        gain = policy - batch.reference
+        delta = gain[0::2] - gain[1::2]
+        total = shapes[config.loss](delta).sum()
+        metrics = {
+            "accuracy": (delta > 0).sum(),
+            "margin": config.beta * delta.sum(),
+            "chosen": config.beta * gain[0::2].sum(),
+            "rejected": config.beta * gain[1::2].sum(),
+        }
+        if config.nll:
+            likelihood = -(per_token * batch.nll).sum()
+            total, metrics["nll"] = total + config.nll * likelihood, likelihood
+        return total, metrics
+
+    return loss
+
+
+def mean_logprobs(model: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
+    """(per-token log-probabilities [B, T], their mean over each answer [B])."""
+    per_token = token_logprobs(model, batch)
+    return per_token, (per_token * batch.mask).sum(1) / batch.mask.sum(1)
+
+
+def simpo_loss(config: SimpoConfig) -> Loss:
+    """SimPO."""
+
+    def loss(model: nn.Module, batch: PairBatch) -> Sums:
+        _, mean = mean_logprobs(model, batch)
+        chosen, rejected = mean[0::2], mean[1::2]
+        total = preference.simpo(chosen, rejected, config.beta, config.gamma).sum()
+        return total, {
+            "accuracy": (chosen > rejected).sum(),
+            "margin": config.beta * (chosen - rejected).sum(),
+        }
+
+    return loss
+
+
+def orpo_loss(config: OrpoConfig) -> Loss:
+    """ORPO: likelihood of the chosen answers plus the odds-ratio term."""
+
+    def loss(model: nn.Module, batch: PairBatch) -> Sums:
+        per_token, mean = mean_logprobs(model, batch)
+        chosen, rejected = mean[0::2], mean[1::2]
+        likelihood = -(per_token * batch.nll).sum()
+        odds = preference.orpo(chosen, rejected).sum()
+        return likelihood + config.weight * odds, {
+            "nll": likelihood,
+            "accuracy": (chosen > rejected).sum(),
+            "margin": (chosen - rejected).sum(),
+        }
+
+    return loss
+
+
+def kto_loss(config: KtoConfig) -> Loss:
+    """KTO."""
+
+    def loss(model: nn.Module, batch: RatedBatch) -> Sums:
+        assert batch.reference is not None and batch.baseline is not None
+        gain = (token_logprobs(model, batch) * batch.mask).sum(1) - batch.reference
+        losses = preference.kto(gain, batch.desirable, batch.baseline, config.beta, config.up, config.down)
+        right = torch.where(batch.desirable, gain > batch.baseline, gain < batch.baseline)
+        return losses.sum(), {"accuracy": right.sum(), "kl": batch.baseline * len(gain)}
+
+    return loss
+
+
+def mismatched_kl(batch: RatedBatch, engine: Engine, reference: Reference) -> Tensor:
+    """z₀: the mean of log π − log π_ref of each prompt with its neighbour's answer, at least 0, one number."""
+    shifted = mismatched(batch)
+    policy = (engine.infer(shifted, token_logprobs) * shifted.mask).sum(1)
+    return (policy - (reference(shifted) * shifted.mask).sum(1)).mean().clamp(min=0)
+
+
+def mismatched(batch: RatedBatch) -> Batch:
+    """Every prompt with the answer of the row before it (the first with the last one's)."""
+    rows = []
+    for i in range(len(batch)):
+        prompt = batch.ids[i][batch.attention[i] & ~batch.mask[i]].tolist()
+        rows.append((prompt, batch.ids[i - 1][batch.mask[i - 1]].tolist()))
+    made = [{"ids": p + a, "mask": [0] * len(p) + [1] * len(a)} for p, a in rows]
+    return batches.collate_demos(made, pad_id=0)
+
+
+OBJECTIVES: dict[str, Objective] = {
+    "pretrain": Objective(Text, None, batches.collate_demos, sft_loss, aggregation="mean over tokens"),
+    "sft": Objective(
+        Demo, batches.encode_demo, batches.collate_demos, sft_loss, aggregation="mean over tokens"
+    ),
+    "reward_model": Objective(
+        Pair, batches.encode_pair, batches.collate_pairs, reward_loss, RewardConfig, scalar=True
+    ),
+    "dpo": Objective(
+        Pair, batches.encode_pair, batches.collate_pairs, dpo_loss, DpoConfig, needs_reference=True
+    ),
+    "simpo": Objective(Pair, batches.encode_pair, batches.collate_pairs, simpo_loss, SimpoConfig),
+    "orpo": Objective(Pair, batches.encode_pair, batches.collate_pairs, orpo_loss, OrpoConfig),
+    "kto": Objective(
+        Rated,
+        batches.encode_rated,
+        batches.collate_rated,
+        kto_loss,
+        KtoConfig,
+        needs_reference=True,
+        aggregation="mean over answers",
+    ),
+}
