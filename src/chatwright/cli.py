@@ -185,7 +185,9 @@ def options(
 
 
 def main() -> None:
-    """Run the command line; what the user can mend is told in a sentence, what is our bug keeps its traceback."""
+    """Run the command line; what the user can mend is told in a sentence, what is our bug keeps its
+    traceback.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
         app()

@@ -64,7 +64,9 @@ class TorchEngine(Frozen):
         self.optimizer = build_optimizer(self.module, optim)
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
-        """See Engine.step; raises ChatwrightError on a loss or gradient that is not finite, before any weight moves."""
+        """See Engine.step; raises ChatwrightError on a loss or gradient that is not finite, before any
+        weight moves.
+        """
         self.module.train()
         torch.manual_seed(derive(self.seed, "dropout", self.steps))
         rate = learning_rate(self.optim, self.steps, self.total_steps)

@@ -2,8 +2,9 @@
 
     (rewards [B, T], mask [B, T], groups [B], values [B, T] or None, finished [B], settings) -> (advantages, returns)
 
-Rewards sit on the tokens of answers (a score for a whole answer on its last one), `groups` number the prompts. Returns
-are the critic's targets, None without a critic. Whitening is not done here, except where the method is defined by it.
+Rewards sit on the tokens of answers (a score for a whole answer on its last one), `groups` number the
+prompts. Returns are the critic's targets, None without a critic. Whitening is not done here, except where
+the method is defined by it.
 """
 
 from __future__ import annotations

@@ -2,8 +2,9 @@
 
     (logprobs, old, advantages, mask, low, high, dual) -> (loss, ratio)
 
-`logprobs` carry the gradient, `old` are those of the policy before the step, `low` and `high` the clip range around 1
-and `dual` the bound c of dual clipping (0 for none). `ratio` is the importance weight that was used, for clip fractions.
+`logprobs` carry the gradient, `old` are those of the policy before the step, `low` and `high` the clip
+range around 1 and `dual` the bound c of dual clipping (0 for none). `ratio` is the importance weight that
+was used, for clip fractions.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ Surrogate = tuple[Tensor, Tensor]
 def clipped(
     logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float, dual: float
 ) -> Surrogate:
-    """PPO: −min(wA, clip(w)A) (Schulman et al. 2017, eq. 7); unequal `low` and `high` are DAPO's clip-higher."""
+    """PPO: −min(wA, clip(w)A) (Schulman et al. 2017, eq. 7); unequal `low` and `high` are DAPO's
+    clip-higher.
+    """
     ratio = (logprobs - old).exp()
     return _pessimistic(ratio, advantages, low, high, dual), ratio
 
@@ -25,7 +28,9 @@ def clipped(
 def sequence(
     logprobs: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, low: float, high: float, dual: float
 ) -> Surrogate:
-    """GSPO: one length-normalised ratio an answer, with the token's own gradient (Zheng et al. 2025, eq. 14)."""
+    """GSPO: one length-normalised ratio an answer, with the token's own gradient (Zheng et al. 2025, eq.
+    14).
+    """
     gap = ((logprobs - old) * mask).sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
     ratio = (gap.detach() + logprobs - logprobs.detach()).exp()
     return _pessimistic(ratio, advantages, low, high, dual), ratio
@@ -91,5 +96,7 @@ def value(values: Tensor, old: Tensor, returns: Tensor, clip: float) -> Tensor:
 
 
 def truncated_importance(trainer: Tensor, sampler: Tensor, cap: float) -> Tensor:
-    """min(π_trainer / π_sampler, C) per token: what corrects a sampler that is not the trainer (Yao et al. 2025)."""
+    """min(π_trainer / π_sampler, C) per token: what corrects a sampler that is not the trainer (Yao et al.
+    2025).
+    """
     return (trainer - sampler).exp().clamp(max=cap)

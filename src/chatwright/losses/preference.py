@@ -1,7 +1,7 @@
 """Preference losses, one value per pair or rated answer (formulas and sources: docs/losses.md).
 
-A `delta` is how much more the policy prefers the chosen answer than the reference does:
-Δ = [log π(y⁺) − log π_ref(y⁺)] − [log π(y⁻) − log π_ref(y⁻)], sums over the answers' tokens unless said otherwise.
+A `delta` is how much more the policy prefers the chosen answer than the reference does: Δ = [log π(y⁺) −
+log π_ref(y⁺)] − [log π(y⁻) − log π_ref(y⁻)], sums over the answers' tokens unless said otherwise.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ def hinge(delta: Tensor, beta: float) -> Tensor:
 
 
 def simpo(chosen_mean: Tensor, rejected_mean: Tensor, beta: float, gamma: float) -> Tensor:
-    """SimPO: −log σ(β(l̄p⁺ − l̄p⁻) − γ), log-probabilities per token, no reference (Meng et al. 2024, eq. 6)."""
+    """SimPO: −log σ(β(l̄p⁺ − l̄p⁻) − γ), log-probabilities per token, no reference (Meng et al. 2024, eq.
+    6).
+    """
     return -F.logsigmoid(beta * (chosen_mean - rejected_mean) - gamma)
 
 
@@ -58,7 +60,8 @@ def log1mexp(x: Tensor) -> Tensor:
 def kto(
     log_ratio: Tensor, desirable: Tensor, baseline: Tensor, beta: float, up: float, down: float
 ) -> Tensor:
-    """KTO: λ(1 − v), v = σ(β(ρ − z₀)) for wanted answers and σ(β(z₀ − ρ)) for unwanted ones (Ethayarajh 2024, eq. 8).
+    """KTO: λ(1 − v), v = σ(β(ρ − z₀)) for wanted answers and σ(β(z₀ − ρ)) for unwanted ones (Ethayarajh
+    2024, eq. 8).
 
     `log_ratio` ρ = log π − log π_ref per answer, `baseline` z₀ ≥ 0 without gradient.
     """

@@ -25,8 +25,8 @@ def centring(chosen: Tensor, rejected: Tensor) -> Tensor:
 def dense_bradley_terry(chosen: Tensor, rejected: Tensor, span: Tensor) -> Tensor:
     """DeepSpeed-Chat's reward loss per pair: the mean of −log σ(r⁺_t − r⁻_t) over `span`.
 
-    `chosen` and `rejected` are scores of tokens [N, T]; `span` [N, T] is on from the first token in which the two texts
-    differ to the end of the longer one.
+    `chosen` and `rejected` are scores of tokens [N, T]; `span` [N, T] is on from the first token in which
+    the two texts differ to the end of the longer one.
     """
     per_token = -F.logsigmoid(chosen - rejected) * span
     return per_token.sum(1) / span.sum(1).clamp(min=1)

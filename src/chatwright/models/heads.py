@@ -15,8 +15,9 @@ from chatwright.models.load import first_line
 def scalar_model(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Any:
     """A backbone with a scalar head (`score`), an ordinary Hugging Face sequence classifier with one label.
 
-    A folder that holds a reward model is loaded as it is. On any other model the head is new and zero, so every score is
-    0 before the first step: a head with random weights makes a critic's first advantages noise (Huang et al. 2024).
+    A folder that holds a reward model is loaded as it is. On any other model the head is new and zero, so
+    every score is 0 before the first step: a head with random weights makes a critic's first advantages
+    noise (Huang et al. 2024).
     """
     before = hf_logging.get_verbosity()
     try:

@@ -1,4 +1,6 @@
-"""Hugging Face models and tokenizers: loading, making new ones, saving as folders every other tool can load."""
+"""Hugging Face models and tokenizers: loading, making new ones, saving as folders every other tool can
+load.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,9 @@ logger = logging.getLogger("chatwright")
 PAD, TURN, END_OF_TURN, END_OF_TEXT = "<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 
 WORDS = r"\p{Han}+| ?\p{L}+| ?\p{N}{1,3}| ?[^\s\p{L}\p{N}]+|\s+"
-"""How text falls into pieces that BPE merges never cross: runs of Chinese, words, up to three digits, marks, space."""
+"""How text falls into pieces that BPE merges never cross: runs of Chinese, words, up to three digits,
+marks, space.
+"""
 
 
 class NewModel(Config):

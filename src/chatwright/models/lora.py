@@ -1,4 +1,6 @@
-"""Low-rank adapters through peft: train little, switch off for the reference, merge only into what is saved."""
+"""Low-rank adapters through peft: train little, switch off for the reference, merge only into what is
+saved.
+"""
 
 from __future__ import annotations
 

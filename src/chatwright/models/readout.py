@@ -1,9 +1,9 @@
 """From a model's hidden states to per-token columns: the only place that shifts by one.
 
-Column t of what comes out speaks about token t, so what the model said after token t - 1 moves to column t. The
-vocabulary is met in chunks of tokens, and only at tokens that are trained: neither the forward nor the backward pass
-holds logits for a whole micro-batch. Rows are padded on the right, so causal attention alone keeps real tokens from
-seeing padding and no attention mask is needed.
+Column t of what comes out speaks about token t, so what the model said after token t - 1 moves to column t.
+The vocabulary is met in chunks of tokens, and only at tokens that are trained: neither the forward nor the
+backward pass holds logits for a whole micro-batch. Rows are padded on the right, so causal attention alone
+keeps real tokens from seeing padding and no attention mask is needed.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ CHUNK_ELEMENTS = 1 << 22
 
 
 class TokenStats(NamedTuple):
-    """Per token [B, T], zero where nothing is trained: log p(token | before) and the entropy of that distribution."""
+    """Per token [B, T], zero where nothing is trained: log p(token | before) and the entropy of that
+    distribution.
+    """
 
     logprobs: Tensor
     entropy: Tensor
@@ -105,7 +107,9 @@ def token_scores(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:
-    """A critic's value of the state in which token t is chosen, before it is seen, [B, T] float32; column 0 is 0."""
+    """A critic's value of the state in which token t is chosen, before it is seen, [B, T] float32; column 0
+    is 0.
+    """
     return nn.functional.pad(token_scores(model, batch)[:, :-1], (1, 0))
 
 

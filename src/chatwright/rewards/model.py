@@ -23,8 +23,9 @@ class Reader(Protocol):
 class ModelReward:
     """The score a reward model gives to prompt and answer, read at the answer's last token.
 
-    An answer that was cut at the length limit has no end of turn; it is scored as it is, or gets `unfinished` in place of
-    a score when that is set. `shift` is taken off and `scale` divides, so that several rewards can be weighed.
+    An answer that was cut at the length limit has no end of turn; it is scored as it is, or gets
+    `unfinished` in place of a score when that is set. `shift` is taken off and `scale` divides, so that
+    several rewards can be weighed.
     """
 
     def __init__(

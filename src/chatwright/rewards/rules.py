@@ -76,9 +76,11 @@ def json_schema(rollout: Rollout, schema: Mapping[str, Any]) -> float:
 
 
 def facts(rollout: Rollout, language: bool = True) -> float:
-    """1 if the answer says all of the prompt's facts, nothing forbidden, in the prompt's language, and came to its end.
+    """1 if the answer says all of the prompt's facts, nothing forbidden, in the prompt's language, and came
+    to its end.
 
-    `meta["facts"]` is a list; a fact may hold alternatives separated by "|". `meta["forbidden"]` is a list too.
+    `meta["facts"]` is a list; a fact may hold alternatives separated by "|". `meta["forbidden"]` is a list
+    too.
     """
     meta, said = rollout.prompt.meta, normalised(rollout.text)
     if "facts" not in meta:
@@ -104,9 +106,11 @@ REWARDS: dict[str, Rule] = {
 
 
 def build_rule(name: str, settings: Mapping[str, Any], folder: Path) -> Reward:
-    """The reward of a name: a rule, or `module:function` (rollouts -> scores) looked for beside the recipe first.
+    """The reward of a name: a rule, or `module:function` (rollouts -> scores) looked for beside the recipe
+    first.
 
-    Raises ChatwrightError for settings the rule does not take, and for modules and functions that are not there.
+    Raises ChatwrightError for settings the rule does not take, and for modules and functions that are not
+    there.
     """
     if name not in REWARDS:
         function = _imported(name, folder)

@@ -43,7 +43,9 @@ def collate(rollouts: Sequence[Rollout], s: RLConfig, max_tokens: int, pad_id: i
 
 
 def penalty(rollout: Rollout, s: RLConfig, max_tokens: int) -> float:
-    """What an answer's length costs: the fixed penalty of a cut one, and DAPO's soft one (Yu et al. 2025, eq. 13)."""
+    """What an answer's length costs: the fixed penalty of a cut one, and DAPO's soft one (Yu et al. 2025,
+    eq. 13).
+    """
     cost = s.truncation_penalty if s.truncated == "penalty" and not rollout.finished else 0.0
     if s.overlong_buffer:
         over = len(rollout.response_ids) - (max_tokens - s.overlong_buffer)

@@ -1,4 +1,6 @@
-"""The table of methods: advantage × surrogate × KL place × aggregation. No class a method, no branch in a loop."""
+"""The table of methods: advantage × surrogate × KL place × aggregation. No class a method, no branch in a
+loop.
+"""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ Reference = Callable[[Batch], Tensor]
 class PolicyGradient:
     """Turns rollouts into experience and experience into steps of the policy (and the critic).
 
-    `ptx`, if given, names (weight, loss, update number -> batch): demonstrations mixed into every policy step.
+    `ptx`, if given, names (weight, loss, update number -> batch): demonstrations mixed into every policy
+    step.
     """
 
     method: str

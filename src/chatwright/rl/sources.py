@@ -46,7 +46,9 @@ class Sampled:
     """Answers that dynamic sampling threw away in the last round."""
 
     def rollouts(self, step: int) -> list[Rollout]:
-        """See Source.rollouts. With dynamic sampling, groups without variance are replaced by fresh prompts'."""
+        """See Source.rollouts. With dynamic sampling, groups without variance are replaced by fresh
+        prompts'.
+        """
         wanted = self.settings.prompts or 1
         order = Epochs(len(self.prompts), wanted, derive(self.seed, "prompts"))
         kept = self._ask([self.prompts[i] for i in order.batch(step - 1)], step, 0)

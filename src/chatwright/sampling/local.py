@@ -1,8 +1,8 @@
 """Sampling with the module that is trained: there is nothing to publish, and nothing can disagree.
 
-Prompts go in order of length; the n answers of a prompt share its prefill; a row that ends leaves the batch. A row draws
-one uniform number a token, from a generator of its own that is named by (seed, prompt, answer), so an answer does
-not depend on what else is in the batch.
+Prompts go in order of length; the n answers of a prompt share its prefill; a row that ends leaves the
+batch. A row draws one uniform number a token, from a generator of its own that is named by (seed, prompt,
+answer), so an answer does not depend on what else is in the batch.
 """
 
 from __future__ import annotations

@@ -71,7 +71,8 @@ def engine(model: Any, optim: OptimConfig, job: Job, steps: int) -> Engine:
 def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperature: float) -> Reference:
     """The frozen policy answers are compared with: per-token log-probabilities of a batch.
 
-    With LoRA and no other model named it is the trained module with its adapter off, so there is no second copy.
+    With LoRA and no other model named it is the trained module with its adapter off, so there is no second
+    copy.
     """
 
     def read(model: Any, batch: Batch) -> Tensor:

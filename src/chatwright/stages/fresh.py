@@ -1,4 +1,6 @@
-"""A model from nothing: a tokenizer trained on the recipe's own text and random weights, as a Hugging Face folder."""
+"""A model from nothing: a tokenizer trained on the recipe's own text and random weights, as a Hugging Face
+folder.
+"""
 
 from __future__ import annotations
 

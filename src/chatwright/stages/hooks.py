@@ -64,7 +64,9 @@ class Saver:
 def resume(
     checkpoints: Checkpoints, loaders: Mapping[str, Callable[[Path], None]], job: Job
 ) -> tuple[int, dict[str, Any]]:
-    """Load the last checkpoint, if there is one; returns how many steps are done, and the state saved with it."""
+    """Load the last checkpoint, if there is one; returns how many steps are done, and the state saved with
+    it.
+    """
     found = checkpoints.latest()
     if found is None:
         return 0, {}

@@ -1,4 +1,6 @@
-"""What is checked before time is spent: each finding has a name, a verdict and a number, and is kept with the run."""
+"""What is checked before time is spent: each finding has a name, a verdict and a number, and is kept with
+the run.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,9 @@ class Checkpoints:
         self.directory, self.keep = directory, keep
 
     def save(self, step: int, parts: Mapping[str, Callable[[Path], None]], state: Mapping[str, Any]) -> None:
-        """Write one beside, sync, rename; then forget the oldest. Each part saves itself into a folder of its name."""
+        """Write one beside, sync, rename; then forget the oldest. Each part saves itself into a folder of
+        its name.
+        """
         with atomic_directory(self.directory / f"step-{step:08d}") as folder:
             for name, save in parts.items():
                 save(folder / name)

@@ -1,7 +1,7 @@
 """What each objective asks of the one training loop: a row of OBJECTIVES each.
 
-A loss returns sums over items, and its metrics too; the engine divides. Preference objectives compare with a frozen
-reference, whose sums are put into the batch before the step (`annotate`).
+A loss returns sums over items, and its metrics too; the engine divides. Preference objectives compare with
+a frozen reference, whose sums are put into the batch before the step (`annotate`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,48 @@
+"""Two models on the same prompts: the paired difference and its interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from chatwright.evaluate.stats import bootstrap, detectable, mcnemar
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What a model gained over another, on n prompts."""
+
+    before: float
+    after: float
+    difference: float
+    low: float
+    high: float
+    n: int
+    detectable: float
+    """The smallest difference that so many prompts would have shown four times out of five."""
+    p_value: float | None
+    """Of McNemar's exact test, where the outcomes are yes or no."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Comparison:
+    """Per-prompt outcomes of two models, in the same order."""
+    if len(before) != len(after) or not before:
+        raise ValueError(f"paired outcomes are needed: {len(before)} and {len(after)} were given")
+    differences = [a - b for b, a in zip(before, after, strict=True)]
+    gain = bootstrap(differences, seed)
+    yes_no = set(before) | set(after) <= {0.0, 1.0}
+    return Comparison(
+        before=sum(before) / len(before),
+        after=sum(after) / len(after),
+        difference=gain.mean,
+        low=gain.low,
+        high=gain.high,
+        n=len(before),
+        detectable=detectable(differences),
+        p_value=mcnemar(before, after) if yes_no else None,
+    )
