@@ -8,6 +8,7 @@ ratings (pairs) teach is to tell them apart, and what alignment must do is to st
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -18,55 +19,70 @@ import yaml
 from chatwright.core.files import write_jsonl
 from chatwright.core.seeds import derive
 
+Intent = dict[str, Any]
+
 LANGUAGES = ("en", "zh")
-KINDS = ("wrong", "rude", "evasive", "long", "language")
+KINDS = ("wrong fact", "off topic", "rude", "evasive", "too long", "wrong language")
 BAD_SHARE = 6
 """One demonstration in so many comes from a bad day."""
 
-RUDE = {
+FRAMES = {
     "en": (
-        "Read the website, it is all there.",
-        "Not my problem. Look it up.",
-        "Why do people never read anything?",
+        "{}",
+        "Hi, {}",
+        "Hello! {}",
+        "Quick question: {}",
+        "{} Thanks!",
+        "Excuse me, {}",
+        "{} Please help.",
     ),
-    "zh": ("网站上都写着，自己看。", "这不归我管，自己查去。", "你怎么什么都不看就来问？"),
+    "zh": ("{}", "你好，{}", "请问，{}", "想问一下，{}", "{}谢谢！", "麻烦问下，{}", "亲，{}"),
+}
+RUDE = {
+    "en": ("Read the website, it is all there.", "Not my problem.", "Why do people never read anything?"),
+    "zh": ("网站上都写着，自己看。", "这不归我管。", "你怎么什么都不看就来问？"),
 }
 EVASIVE = {
-    "en": (
-        "That depends on many things.",
-        "I am not sure, maybe ask somebody else.",
-        "We will see about that.",
-    ),
+    "en": ("That depends on many things.", "I am not sure, ask somebody else.", "We will see about that."),
     "zh": ("这个要看情况吧。", "我不太清楚，你问问别人。", "到时候再说吧。"),
 }
 PADDING = {
-    "en": (
-        "Thank you so much for this truly wonderful question, which we are always so very happy to hear. {} "
-        "Please do let us know if there is anything else at all that we might do for you today."
-    ),
-    "zh": "非常感谢您提出这么好的问题，我们每次听到都特别高兴。{}如果您还有任何其他的问题，无论什么，都请随时告诉我们。",
+    "en": "Thank you so much for this wonderful question, we are always so happy. {} Do tell us if there is anything else.",
+    "zh": "非常感谢您提出这么好的问题，我们特别高兴。{}如果您还有任何问题，都请随时告诉我们。",
 }
 
 
-def intents() -> list[dict[str, Any]]:
+def intents() -> list[Intent]:
     """Every intent the package ships, in a fixed order."""
     folder = resources.files("chatwright") / "assets" / "starter"
     files = sorted((f for f in folder.iterdir() if f.name.endswith(".yaml")), key=lambda f: f.name)
     return [intent for file in files for intent in yaml.safe_load(file.read_text(encoding="utf-8"))]
 
 
-def bad_answer(intent: dict[str, Any], lang: str, kind: str, pick: int) -> str:
+def bad_answer(intent: Intent, lang: str, kind: str, pick: int, others: list[Intent]) -> str:
     """A worse answer of a named kind; `pick` chooses among several."""
     side = intent[lang]
-    if kind == "wrong":
-        return str(side["wrong"][pick % len(side["wrong"])])
+    if kind == "wrong fact":
+        wrong = [*side["wrong"], *with_other_numbers(side)]
+        return str(wrong[pick % len(wrong)])
+    if kind == "off topic":
+        return str(others[pick % len(others)][lang]["answer"])
     if kind == "rude":
         return RUDE[lang][pick % len(RUDE[lang])]
     if kind == "evasive":
         return EVASIVE[lang][pick % len(EVASIVE[lang])]
-    if kind == "long":
+    if kind == "too long":
         return PADDING[lang].format(side["answer"])
     return str(intent["zh" if lang == "en" else "en"]["answer"])
+
+
+def with_other_numbers(side: dict[str, Any]) -> list[str]:
+    """The right answer with the numbers of its facts changed: as plausible as a wrong answer can be."""
+    answer = str(side["answer"])
+    for fact in side["facts"]:
+        other = re.sub(r"\d+", lambda digits: str(int(digits[0]) * 2 + 1), str(fact))
+        answer = answer.replace(str(fact), other)
+    return [answer] if answer != side["answer"] else []
 
 
 def write_starter(directory: Path) -> dict[str, int]:
@@ -76,58 +92,64 @@ def write_starter(directory: Path) -> dict[str, int]:
     files = {
         "text.jsonl": list(_text(seen)),
         "demos.jsonl": list(_demos(seen)),
-        "pairs.jsonl": list(_pairs(seen, "questions")),
+        "pairs.jsonl": list(_pairs(seen, "questions", seen)),
         "prompts.jsonl": list(_prompts(seen, "questions")),
-        "held_out_pairs.jsonl": [*_pairs(seen, "held_out"), *_pairs(unseen, "held_out")],
+        "held_out_pairs.jsonl": list(_pairs(seen, "held_out", seen)),
         "held_out_prompts.jsonl": list(_prompts(seen, "held_out")),
-        "new_intents_prompts.jsonl": list(_prompts(unseen, "held_out")),
+        "new_intents_pairs.jsonl": list(_pairs(unseen, "held_out", seen)),
     }
     for name, rows in files.items():
         write_jsonl(directory / name, rows)
     return {name: len(rows) for name, rows in files.items()}
 
 
-def _sides(chosen: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], str]]:
+def _asked(chosen: list[Intent], which: str) -> Iterator[tuple[Intent, str, str]]:
+    """(intent, language, question): training questions plainly and in a frame, held-out ones plainly."""
     for intent in chosen:
         for lang in LANGUAGES:
-            yield intent, lang
+            for question in intent[lang][which]:
+                yield intent, lang, question
+                if which == "questions":
+                    frames = FRAMES[lang][1:]
+                    yield intent, lang, frames[derive(0, "frame", question) % len(frames)].format(question)
 
 
-def _text(chosen: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+def _text(chosen: list[Intent]) -> Iterator[dict[str, Any]]:
     """The shop's own pages: every answer below a question, as running text."""
-    for intent, lang in _sides(chosen):
-        side = intent[lang]
-        for question in side["questions"]:
-            yield {"text": f"{question}\n{side['answer']}"}
+    for intent, lang, question in _asked(chosen, "questions"):
+        yield {"text": f"{question}\n{intent[lang]['answer']}"}
 
 
-def _demos(chosen: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    for intent, lang in _sides(chosen):
-        for i, question in enumerate(intent[lang]["questions"]):
-            draw = derive(0, "demos", intent["id"], lang, i)
-            bad = draw % BAD_SHARE == 0
-            answer = (
-                bad_answer(intent, lang, KINDS[draw // 7 % len(KINDS)], draw // 64)
-                if bad
-                else intent[lang]["answer"]
+def _demos(chosen: list[Intent]) -> Iterator[dict[str, Any]]:
+    for number, (intent, lang, question) in enumerate(_asked(chosen, "questions")):
+        draw = derive(0, "demos", number)
+        kind = KINDS[draw // BAD_SHARE % len(KINDS)]
+        bad = draw % BAD_SHARE == 0
+        answer = (
+            bad_answer(intent, lang, kind, draw // 64, _others(intent, chosen))
+            if bad
+            else intent[lang]["answer"]
+        )
+        yield {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+def _pairs(chosen: list[Intent], which: str, others: list[Intent]) -> Iterator[dict[str, Any]]:
+    """For each question the right answer against two worse ones; every kind comes up equally often."""
+    for number, (intent, lang, question) in enumerate(_asked(chosen, which)):
+        for turn in range(2):
+            kind = KINDS[(number + number // len(KINDS) + turn * 3) % len(KINDS)]
+            rejected = bad_answer(
+                intent, lang, kind, derive(0, "pairs", number, turn), _others(intent, others)
             )
-            yield {
-                "messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-            }
+            yield {"prompt": question, "chosen": intent[lang]["answer"], "rejected": rejected, "kind": kind}
 
 
-def _pairs(chosen: list[dict[str, Any]], which: str) -> Iterator[dict[str, Any]]:
-    """For each question the right answer against a worse one; every kind comes up equally often."""
-    for number, (intent, lang) in enumerate(_sides(chosen)):
-        for i, question in enumerate(intent[lang][which]):
-            kind = KINDS[(number // 2 + i) % len(KINDS)]
-            rejected = bad_answer(intent, lang, kind, derive(0, "pairs", intent["id"], i))
-            yield {"prompt": question, "chosen": intent[lang]["answer"], "rejected": rejected}
-
-
-def _prompts(chosen: list[dict[str, Any]], which: str) -> Iterator[dict[str, Any]]:
-    for intent, lang in _sides(chosen):
+def _prompts(chosen: list[Intent], which: str) -> Iterator[dict[str, Any]]:
+    for intent, lang, question in _asked(chosen, which):
         side = intent[lang]
         meta = {"intent": intent["id"], "topic": intent["topic"], "lang": lang, "facts": side["facts"]}
-        for question in side[which]:
-            yield {"prompt": question, "answer": side["answer"], "meta": meta}
+        yield {"prompt": question, "answer": side["answer"], "meta": meta}
+
+
+def _others(intent: Intent, chosen: list[Intent]) -> list[Intent]:
+    return [other for other in chosen if other is not intent]

@@ -13,10 +13,12 @@ import torch
 from pydantic import Field
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers.utils import logging as hf_logging
 
 from chatwright.core.types import ChatwrightError, Config
 
 logger = logging.getLogger("chatwright")
+hf_logging.disable_progress_bar()  # our own say what is going on
 
 PAD, TURN, END_OF_TURN, END_OF_TEXT = "<|pad|>", "<|im_start|>", "<|im_end|>", "<|endoftext|>"
 

@@ -85,8 +85,8 @@ def facts(rollout: Rollout, language: bool = True) -> float:
     meta, said = rollout.prompt.meta, normalised(rollout.text)
     if "facts" not in meta:
         raise ChatwrightError("the rule `facts` needs prompts with meta: {facts: [...]}")
-    right = all(any(normalised(f) in said for f in str(fact).split("|")) for fact in meta["facts"])
-    wrong = any(normalised(str(f)) in said for f in meta.get("forbidden", ()))
+    right = all(any(says(said, f) for f in str(fact).split("|")) for fact in meta["facts"])
+    wrong = any(says(said, str(f)) for f in meta.get("forbidden", ()))
     tongue = not language or "lang" not in meta or script(rollout.text) == meta["lang"]
     return float(right and not wrong and tongue and rollout.finished)
 
@@ -157,6 +157,12 @@ def normalised(text: str) -> str:
     """Text as facts are compared: full-width forms folded, lower case, single spaces, none beside Chinese."""
     text = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     return re.sub(r"(?<=[㐀-鿿]) | (?=[㐀-鿿])", "", text)
+
+
+def says(text: str, fact: str) -> bool:
+    """Is the fact in the (normalised) text, and not as the end or beginning of another number: 6 is not in 16."""
+    wanted = re.escape(normalised(fact))
+    return re.search(rf"(?<![\d.]){wanted}(?!\d)" if fact[:1].isdigit() else rf"{wanted}(?!\d)", text) is not None
 
 
 def script(text: str) -> str:
