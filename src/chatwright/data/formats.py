@@ -1,0 +1,313 @@
+"""What a row means: each known form of training data as a row of FORMATS, found by looking or named in front.
+
+`read("pairs:file.jsonl")` names the format; `read("file.jsonl")` looks at the first rows, takes the format
+that most of them have, and says so.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from chatwright.core.types import ChatwrightError, Demo, Message, Pair, Prompt, Rated, Record, Text
+from chatwright.data.messages import (
+    RowError,
+    hh_turns,
+    is_hh,
+    messages_of,
+    optional_text,
+    text_of,
+)
+from chatwright.data.readers import (
+    BadRow,
+    RawRow,
+    files_of,
+    is_hub_name,
+    is_saved,
+    read_file,
+    read_hub,
+    read_saved,
+)
+
+logger = logging.getLogger("chatwright")
+
+Fields = Mapping[str, Any]
+LOOK = 50
+"""Rows that are looked at to find a file's format."""
+
+PROMPT = ("prompt", "question", "query", "instruction")
+ANSWER = ("completion", "response", "output", "answer")
+CHOSEN = ("chosen", "chosen_response", "preferred")
+REJECTED = ("rejected", "rejected_response", "dispreferred")
+SCORE = ("score", "label", "rating", "reward", "thumb", "kto_tag")
+TURNS = ("messages", "conversations", "conversation")
+CONTEXT = ("input", "context")
+ASIDE = ("system", "history", "margin", "meta", "text")
+KEYS = {*PROMPT, *ANSWER, *CHOSEN, *REJECTED, *SCORE, *TURNS, *CONTEXT, *ASIDE}
+
+
+class Row(NamedTuple):
+    """A record and where it stood: "file.jsonl:12"."""
+
+    record: Record
+    where: str
+
+
+class Format(NamedTuple):
+    """How rows of one form are recognised, and what record they make (or RowError)."""
+
+    detect: Callable[[Fields], bool]
+    record: Callable[[Fields], Record]
+
+
+def first(row: Fields, names: Iterable[str]) -> Any:
+    """The value of the first of some columns that a row has and that is not empty."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
+
+
+def has(row: Fields, *names: str) -> bool:
+    """Does the row have one of these columns, be it empty?"""
+    return any(name in row for name in names)
+
+
+def required(row: Fields, names: tuple[str, ...]) -> Any:
+    """Like `first`; a row that has none of the columns lacks a key, one whose value is empty is empty."""
+    if not has(row, *names):
+        known = ", ".join(map(str, row)) or "none"
+        raise RowError("missing key", f"no {' or '.join(names)}; its keys: {known}")
+    return first(row, names)
+
+
+def context_of(row: Fields) -> tuple[Message, ...]:
+    """The conversation before the answer: system prompt, earlier turns, and what is asked."""
+    system, history = optional_text(row.get("system"), "system"), row.get("history") or []
+    turns = [Message("system", system)] if system else []
+    if not isinstance(history, list):
+        raise RowError("wrong type", "history is not a list of [question, answer] pairs")
+    for pair in history:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise RowError("wrong type", "history is not a list of [question, answer] pairs")
+        question, answer = (text_of(side, "history") for side in pair)
+        turns += [Message("user", question), Message("assistant", answer)]
+    asked = required(row, TURNS if has(row, *TURNS) else PROMPT)
+    found = messages_of(asked)
+    if found is not None:
+        return (*turns, *found)
+    question, extra = text_of(asked, "prompt"), optional_text(first(row, CONTEXT), "input")
+    return (*turns, Message("user", f"{question}\n{extra}" if extra else question))
+
+
+def demo(row: Fields) -> Demo:
+    """Instruction and answer as a conversation of two turns (Alpaca, prompt–completion)."""
+    answer = text_of(required(row, ANSWER), "answer")
+    return Demo((*context_of(row), Message("assistant", answer)))
+
+
+def conversation(row: Fields) -> Demo:
+    """A whole conversation: OpenAI's messages or ShareGPT's conversations."""
+    return Demo(context_of({k: v for k, v in row.items() if k in (*TURNS, "system")}))
+
+
+def text(row: Fields) -> Text:
+    """A document."""
+    return Text(text_of(required(row, ("text", "content", "document")), "text"))
+
+
+def pair(row: Fields) -> Pair:
+    """Two answers to one prompt, the better one first.
+
+    Each answer is a text, one message, or the whole conversation; in Anthropic's HH form both texts hold the
+    prompt.
+    """
+    sides = [required(row, CHOSEN), required(row, REJECTED)]
+    told = has(row, *PROMPT, *TURNS)
+    before = context_of(row) if told else ()
+    if not told and all(isinstance(side, str) and is_hh(side) for side in sides):
+        wholes = [hh_turns(side) for side in sides]
+    else:
+        found = [messages_of(side) for side in sides]
+        if all(turns is None for turns in found):
+            if not before:
+                raise RowError("missing key", "no prompt, and none can be read out of both texts")
+            chosen, rejected = (text_of(side, "answer") for side in sides)
+            return Pair(Prompt(before), chosen, rejected, margin_of(row))
+        wholes = [
+            list(t) if t else [Message("assistant", text_of(s, "answer"))]
+            for t, s in zip(found, sides, strict=True)
+        ]
+        wholes = [whole if tuple(whole[: len(before)]) == before else [*before, *whole] for whole in wholes]
+        if wholes[0][: len(before) + 1] == [*before, *before[-1:]]:  # the prompt's last turn came again
+            wholes = [[*before, *whole[len(before) + 1 :]] for whole in wholes]
+    shared = min(len(wholes[0]), len(wholes[1])) - 1
+    same = wholes[0][:-1] == wholes[1][:-1]
+    if not same or shared < 1 or any(whole[-1].role != "assistant" for whole in wholes):
+        raise RowError("prompts differ", "chosen and rejected must be one answer each to the same prompt")
+    return Pair(Prompt(tuple(wholes[0][:-1])), wholes[0][-1].content, wholes[1][-1].content, margin_of(row))
+
+
+def margin_of(row: Fields) -> float:
+    """By how much the chosen answer is better, where the row says so."""
+    return 0.0 if row.get("margin") in (None, "") else number(row["margin"], "margin")
+
+
+def rated(row: Fields) -> Rated:
+    """An answer and its score; thumbs, booleans and words count as 1 and 0."""
+    score = score_of(required(row, SCORE))
+    turns = context_of(row)
+    if has(row, *ANSWER):
+        answer = required(row, ANSWER)
+        found = messages_of(answer)
+        if found is not None and (len(found) != 1 or found[0].role != "assistant"):
+            raise RowError("wrong role order", "the answer must be one turn of the assistant")
+        return Rated(Prompt(turns), found[0].content if found else text_of(answer, "answer"), score)
+    if not turns or turns[-1].role != "assistant":
+        raise RowError("wrong role order", "a rated conversation must end with the answer that was rated")
+    return Rated(Prompt(turns[:-1]), turns[-1].content, score)
+
+
+WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "up": 1, "down": 0, "good": 1, "bad": 0, "👍": 1, "👎": 0}
+
+
+def score_of(value: Any) -> float:
+    """A score as a number; above 0 is a thumb up."""
+    if isinstance(value, str) and value.strip().casefold() in WORDS:
+        return float(WORDS[value.strip().casefold()])
+    return number(value, "score")
+
+
+def number(value: Any, name: str) -> float:
+    """A finite number, also out of a CSV cell."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise RowError("wrong type", f"{name} is {value!r}, which is no number") from None
+    if not abs(result) < float("inf"):
+        raise RowError("wrong type", f"{name} is {value!r}, which is no finite number")
+    return result
+
+
+def prompt(row: Fields) -> Prompt:
+    """Something to answer, perhaps with a reference answer; other columns go into meta, for rules to read."""
+    asked = {**row, "prompt": row["turns"][0]} if row.get("turns") else row
+    answer = optional_text(row.get("answer"), "answer")
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise RowError("wrong type", f"meta is {meta!r}, which is no object")
+    used = {*PROMPT, *TURNS, *CONTEXT, "answer", "meta", "system", "history"}
+    return Prompt(context_of(asked), answer, {**{k: v for k, v in row.items() if k not in used}, **meta})
+
+
+def asks(row: Fields) -> bool:
+    """Is there something that waits for an answer?"""
+    turns = messages_of(first(row, TURNS), strict=False)
+    return bool(turns and turns[-1].role in ("user", "tool")) or has(row, *PROMPT, "turns")
+
+
+FORMATS: dict[str, Format] = {
+    "pairs": Format(lambda r: has(r, *CHOSEN) and has(r, *REJECTED), pair),
+    "rated": Format(
+        lambda r: has(r, *SCORE) and has(r, *ANSWER, *TURNS) and (has(r, *PROMPT, *TURNS)), rated
+    ),
+    "alpaca": Format(lambda r: "instruction" in r and has(r, "output", "response"), demo),
+    "completion": Format(
+        lambda r: (
+            has(r, *PROMPT)
+            and (
+                has(r, "completion", "response", "output")
+                or ("question" in r and "answer" in r and "meta" not in r)
+            )
+        ),
+        demo,
+    ),
+    "prompts": Format(asks, prompt),
+    "sharegpt": Format(
+        lambda r: isinstance(messages_of(first(r, TURNS[1:]), strict=False), list), conversation
+    ),
+    "messages": Format(
+        lambda r: isinstance(messages_of(r.get("messages"), strict=False), list), conversation
+    ),
+    "text": Format(lambda r: has(r, "text", "content", "document"), text),
+}
+"""In the order in which they are tried: the first that fits a row is its format."""
+ALIASES = {"chat": "messages"}
+
+
+def read(spec: str, base: Path = Path()) -> Iterator[Row | BadRow]:
+    """The records of `[format:]path`, where path is a file or folder seen from `base`, or a name of the hub.
+
+    Each file's format is found (and logged) by itself. Rows that make no record come as BadRow; raises
+    ChatwrightError when there is nothing to read or nothing that looks like training data.
+    """
+    name, path = split_spec(spec)
+    for label, rows in _files(path, base):
+        yield from _records(rows, name, label)
+
+
+def split_spec(spec: str) -> tuple[str | None, str]:
+    """(format or None, path) of `pairs:file.jsonl`; an unknown word before the colon is an error."""
+    head, colon, rest = spec.partition(":")
+    head = ALIASES.get(head, head)
+    if colon and head in FORMATS:
+        return head, rest
+    if colon and head.isalpha() and len(head) > 1 and not Path(spec).exists():
+        known = ", ".join([*FORMATS, *ALIASES])
+        raise ChatwrightError(f"{spec}: no format {head!r}; there are {known}")
+    return None, spec
+
+
+def detect(rows: Iterable[Any]) -> str | None:
+    """The format that most of some raw rows have; None when no row fits any."""
+    votes: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, Mapping):
+            name = next((name for name, known in FORMATS.items() if known.detect(row)), None)
+            votes.update([name] if name else [])
+    return votes.most_common(1)[0][0] if votes else None
+
+
+def _files(path: str, base: Path) -> Iterator[tuple[str, Iterator[RawRow | BadRow]]]:
+    """(name, raw rows) of each file behind a path."""
+    place = base / Path(path).expanduser()
+    if not place.exists() and is_hub_name(path) and not place.parent.joinpath(Path(path).stem).exists():
+        yield path, read_hub(path)
+    elif place.is_dir() and is_saved(place):
+        yield str(place), read_saved(place)
+    else:
+        for file in files_of(place):
+            yield str(file), read_file(file)
+
+
+def _records(rows: Iterator[RawRow | BadRow], name: str | None, label: str) -> Iterator[Row | BadRow]:
+    """Rows of one file as records of one format."""
+    head = list(itertools.islice(rows, LOOK))
+    values = [row.value for row in head if isinstance(row, RawRow)]
+    found = name or detect(values)
+    if found is None:
+        if values:
+            shown = ", ".join(map(str, values[0])) if isinstance(values[0], Mapping) else repr(values[0])[:60]
+            raise ChatwrightError(
+                f"{label}: no known format fits; the first row has: {shown}. Name one in front "
+                f"({', '.join(FORMATS)}: as in pairs:{Path(label).name}), or rename the columns"
+            )
+        yield from (row for row in head if isinstance(row, BadRow))
+        return
+    columns = list(values[0]) if values and isinstance(values[0], Mapping) else []
+    unused = [c for c in columns if c not in KEYS] if found != "prompts" else []
+    aside = f"; columns not used: {', '.join(unused)}" if unused else ""
+    logger.info("%s: %s rows%s%s", label, found, "" if name else " (detected)", aside)
+    for row in itertools.chain(head, rows):
+        yield row if isinstance(row, BadRow) else _record(row, found)
+
+
+def _record(row: RawRow, name: str) -> Row | BadRow:
+    if not isinstance(row.value, Mapping):
+        detail = f"a row must be an object with keys, and this is {str(row.value)[:60]!r}"
+        return BadRow(row.where, "wrong type", detail, row.value)
+    try:
+        return Row(FORMATS[name].record(row.value), row.where)
+    except RowError as error:
+        return BadRow(row.where, error.reason, error.detail, row.value)
