@@ -1,64 +1,312 @@
-"""From sources to lists of good rows: every bad one is reported, and nothing is dropped in silence."""
+"""Which records can be learned from, and what a run does about the others: stop, or write them down."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import hashlib
+import logging
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from chatwright.core.files import write_jsonl
-from chatwright.core.types import ChatwrightError, Config
-from chatwright.data.formats import BadRow, Row, read
+from chatwright.core.types import (
+    ChatwrightError,
+    Config,
+    Conversation,
+    Demo,
+    Pair,
+    Prompt,
+    Rated,
+    Record,
+    Text,
+)
+from chatwright.data.formats import Row, read
+from chatwright.data.readers import BadRow
+
+logger = logging.getLogger("chatwright")
 
 SHOWN = 3
-"""Bad rows of each reason that an error message shows."""
+"""Rows of each reason that an error shows."""
 
 
 class DataSource(Config):
-    """Where rows come from."""
+    """One named source of data."""
 
-    path: str = Field(description="A file, folder or hub name; a format in front names it: pairs:file.jsonl.")
-    limit: int | None = Field(None, ge=1, description="At most so many rows, from the beginning.")
+    path: str = Field(
+        description="A file, a folder or a hub name; a format may stand in front: pairs:file.jsonl."
+    )
+    rows: int | None = Field(None, ge=1, description="Only the first so many usable rows.")
+    duplicates: Literal["keep", "drop"] = Field(
+        "keep", description="Drop rows that say the same as an earlier one. Counted in any case."
+    )
 
 
 def load(
     sources: Mapping[str, DataSource],
     on_bad_row: Literal["stop", "skip"],
-    directory: Path,
+    run_dir: Path,
     base: Path = Path(),
 ) -> dict[str, list[Row]]:
-    """Every source's good rows by name.
+    """Every source's rows.
 
-    Raises ChatwrightError with counts by reason when there are bad rows, unless they are to be skipped; then they are
-    written to `rejected.jsonl` in `directory`.
+    Raises ChatwrightError with the counts by reason and the first bad rows of each, unless `on_bad_row` is
+    skip: then they are written to `run_dir/rejected.jsonl`. A source without a usable row is always an error.
     """
-    good: dict[str, list[Row]] = {}
-    bad: list[BadRow] = []
+    rows: dict[str, list[Row]] = {}
+    bad: list[tuple[str, BadRow]] = []
     for name, source in sources.items():
-        good[name] = []
-        for row in read(source.path, base):
-            if isinstance(row, BadRow):
-                bad.append(row)
-            elif source.limit is None or len(good[name]) < source.limit:
-                good[name].append(row)
-        if not good[name] and not bad:
-            raise ChatwrightError(f"data: {name}: {source.path} holds no rows")
+        try:
+            found = list(checked(read(source.path, base)))
+        except ChatwrightError as error:
+            raise ChatwrightError(f"data: {name}: {error}") from error
+        good = [row for row in found if isinstance(row, Row)]
+        bad += [(name, row) for row in found if isinstance(row, BadRow)]
+        rows[name] = _without_duplicates(good, source, name)[: source.rows]
+        warn_of_scores(good, name)
     if bad and on_bad_row == "stop":
-        raise ChatwrightError(f"{describe(bad)}\nMend them, or set on_bad_row: skip to go on without them")
+        raise ChatwrightError(_complaint([row for _, row in bad], sum(map(len, rows.values())), run_dir))
+    _write_rejected(bad, run_dir)
+    for name, kept in rows.items():
+        if not kept:
+            reasons = _reasons([row for source, row in bad if source == name])
+            raise ChatwrightError(
+                f"data: {name}: {sources[name].path} has no usable row ({reasons or 'empty'})"
+            )
+    return rows
+
+
+def checked(rows: Iterable[Row | BadRow]) -> Iterator[Row | BadRow]:
+    """Rows with those that cannot be learned from turned into BadRow."""
+    for row in rows:
+        fault = fault_of(row.record) if isinstance(row, Row) else None
+        yield BadRow(row.where, *fault, plain(row.record)) if fault and isinstance(row, Row) else row
+
+
+def fault_of(record: Record) -> tuple[str, str] | None:
+    """(reason, detail) why nothing can be learned from a record, or None."""
+    if isinstance(record, Text):
+        return None if record.text.strip() else ("empty text", "there is nothing in it")
+    if isinstance(record, Demo):
+        return _conversation_fault(record.messages)
+    messages = record.messages if isinstance(record, Prompt) else record.prompt.messages
+    fault = _prompt_fault(messages)
+    if fault or isinstance(record, Prompt):
+        return fault
+    answers = (record.chosen, record.rejected) if isinstance(record, Pair) else (record.response,)
+    if not all(answer.strip() for answer in answers):
+        return "empty answer", f"to {messages[-1].content[:60]!r}"
+    if isinstance(record, Pair) and record.chosen.strip() == record.rejected.strip():
+        return "chosen = rejected", repr(record.chosen[:60])
+    return None
+
+
+def _conversation_fault(messages: Conversation) -> tuple[str, str] | None:
+    fault = _turns_fault(messages)
+    if fault:
+        return fault
+    if not any(m.role == "assistant" for m in messages):
+        return "no answer", "no turn is the assistant's, so nothing would be trained"
+    return None
+
+
+def _prompt_fault(messages: Conversation) -> tuple[str, str] | None:
+    fault = _turns_fault(messages)
+    if fault is None and (not messages or messages[-1].role not in ("user", "tool")):
+        by = messages[-1].role if messages else "nobody"
+        return "wrong role order", f"the last turn is {by}'s; there is nothing to answer"
+    return fault
+
+
+FOLLOWS = {
+    None: {"system", "user", "assistant"},
+    "system": {"user", "assistant"},
+    "user": {"assistant"},
+    "assistant": {"user", "tool"},
+    "tool": {"assistant", "tool"},
+}
+"""Which roles may come after which; a conversation may begin with the assistant's greeting."""
+
+
+def _turns_fault(messages: Conversation) -> tuple[str, str] | None:
+    if not messages:
+        return "missing key", "the conversation has no turn"
+    before: str | None = None
+    for number, message in enumerate(messages, 1):
+        if message.role not in FOLLOWS[before]:
+            order = f"turn {number} is {message.role}'s after {before or 'nobody'}'s"
+            return "wrong role order", order
+        if not message.content.strip() and message.role != "tool":
+            reason = "empty answer" if message.role == "assistant" else "empty message"
+            return reason, f"turn {number} ({message.role}) says nothing"
+        before = message.role
+    return None
+
+
+def plain(record: Record) -> dict[str, Any]:
+    """A record as a row of the project's own form, which reads back as the same record."""
+    if isinstance(record, Text):
+        return {"text": record.text}
+    if isinstance(record, Demo):
+        return {"messages": _turns(record.messages)}
+    if isinstance(record, Prompt):
+        extra = {"answer": record.answer} if record.answer else {}
+        return {
+            "prompt": _turns(record.messages),
+            **extra,
+            **({"meta": dict(record.meta)} if record.meta else {}),
+        }
+    asked = {"prompt": _turns(record.prompt.messages)}
+    if isinstance(record, Rated):
+        return {**asked, "response": record.response, "score": record.score}
+    margin = {"margin": record.margin} if record.margin else {}
+    return {**asked, "chosen": record.chosen, "rejected": record.rejected, **margin}
+
+
+def _turns(messages: Conversation) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def content_of(record: Record) -> str:
+    """All the text of a record, for comparing and for guessing its language."""
+    if isinstance(record, Text):
+        return record.text
+    messages = record.messages if isinstance(record, Demo | Prompt) else record.prompt.messages
+    rest = [getattr(record, name, "") for name in ("chosen", "rejected", "response")]
+    return "\n".join([*(m.content for m in messages), *(text for text in rest if text)])
+
+
+def normal(text: str) -> str:
+    """A text as it is compared: full-width forms, case and white space made alike."""
+    return re.sub(r"\s+", " ", unicodedata.normalize("NFKC", text)).strip().casefold()
+
+
+def key_of(record: Record) -> str:
+    """The same for records that say the same (and, where rated, are rated the same)."""
+    score = f"{record.score > 0}" if isinstance(record, Rated) else ""
+    said = f"{type(record).__name__}\x1f{score}\x1f{normal(content_of(record))}"
+    return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def duplicates(records: Sequence[Record]) -> list[int]:
+    """Numbers of the records that say the same as an earlier one."""
+    seen: set[str] = set()
+    again = []
+    for number, record in enumerate(records):
+        key = key_of(record)
+        if key in seen:
+            again.append(number)
+        seen.add(key)
+    return again
+
+
+def near_duplicates(records: Sequence[Record], threshold: float = 0.8) -> list[tuple[int, int]]:
+    """(number, earlier number) of records whose character 5-grams overlap by about `threshold` (Jaccard),
+    estimated by MinHash; exact duplicates are not among them.
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    index: Any = MinHashLSH(threshold=threshold, num_perm=64)
+    keys: set[str] = set()
+    close = []
+    for number, record in enumerate(records):
+        key = key_of(record)
+        if key in keys:
+            continue
+        keys.add(key)
+        sketch: Any = MinHash(num_perm=64, seed=1)
+        sketch.update_batch(sorted(_shingles(normal(content_of(record))[:10_000])))
+        found = index.query(sketch)
+        if found:
+            close.append((number, min(found)))
+        index.insert(number, sketch)
+    return close
+
+
+def _shingles(text: str, width: int = 5) -> set[bytes]:
+    return {text[i : i + width].encode() for i in range(max(1, len(text) - width + 1))}
+
+
+SCRIPTS = (
+    ("ja", re.compile(r"[\u3040-\u30ff]")),
+    ("ko", re.compile(r"[\uac00-\ud7af]")),
+    ("zh", re.compile(r"[\u4e00-\u9fff]")),
+    ("ru", re.compile(r"[\u0400-\u04ff]")),
+    ("ar", re.compile(r"[\u0600-\u06ff]")),
+    ("latin", re.compile(r"[A-Za-z\u00c0-\u024f]{2,}")),
+)
+LITTLE_WORDS = {
+    "en": "the of and to in is that it for you with what are this how",
+    "de": "der die und das ist nicht ein eine zu mit ich sie wie auf",
+    "fr": "le la les et est un une des que pour dans vous qui pas",
+    "es": "el los las y que una por con para como está del su más",
+    "pt": "o os e que uma não para com como em do da você",
+    "it": "il che di è una per non con come sono della gli",
+}
+
+
+def language(text: str) -> str:
+    """A guess at a text's main language by script and little words: zh, en, ja, ko, …, or ? without letters.
+
+    A Chinese character counts as much as a Latin word.
+    """
+    sample = text[:5000]
+    counts = {name: len(letters.findall(sample)) for name, letters in SCRIPTS}
+    if counts["ja"] * 10 > counts["zh"] and counts["ja"] > counts["latin"]:
+        return "ja"
+    best = max(counts, key=lambda name: counts[name])
+    if not counts[best]:
+        return "?"
+    if best != "latin":
+        return best
+    words = Counter(re.findall(r"[^\W\d_]+", sample.lower()))
+    scores = {name: sum(words[w] for w in little.split()) for name, little in LITTLE_WORDS.items()}
+    return max(scores, key=lambda name: scores[name])
+
+
+def warn_of_scores(rows: Sequence[Row], name: str) -> None:
+    """Say so when every rating is on the same side of 0: a scale from 1 to 5 has to be shifted first."""
+    scores = [row.record.score for row in rows if isinstance(row.record, Rated)]
+    if scores and (min(scores) > 0 or max(scores) <= 0):
+        side = "above" if min(scores) > 0 else "at or below"
+        logger.warning(
+            "data: %s: every score is %s 0 (%g … %g), and above 0 is a thumb up; subtract the scale's middle",
+            name, side, min(scores), max(scores),
+        )  # fmt: skip
+
+
+def _without_duplicates(rows: list[Row], source: DataSource, name: str) -> list[Row]:
+    again = set(duplicates([row.record for row in rows]))
+    if not again:
+        return rows
+    dropped = source.duplicates == "drop"
+    logger.info("data: %s: %d duplicates %s", name, len(again), "dropped" if dropped else "kept")
+    return [row for number, row in enumerate(rows) if number not in again] if dropped else rows
+
+
+def _write_rejected(bad: Sequence[tuple[str, BadRow]], run_dir: Path) -> None:
     if bad:
-        rows = [{"where": b.where, "reason": b.reason, "detail": b.detail, "row": b.row} for b in bad]
-        write_jsonl(directory / "rejected.jsonl", list(rows))
-    return good
+        rows: list[Mapping[str, Any]] = [{"source": source, **row._asdict()} for source, row in bad]
+        write_jsonl(run_dir / "rejected.jsonl", rows)
+        reasons = _reasons([row for _, row in bad])
+        logger.warning("%d rows skipped (%s); they are in %s", len(bad), reasons, run_dir / "rejected.jsonl")
 
 
-def describe(bad: Sequence[BadRow]) -> str:
-    """Bad rows counted by reason, the first of each shown."""
-    lines = [f"{len(bad)} bad row{'s' if len(bad) > 1 else ''}:"]
-    for reason, count in Counter(row.reason for row in bad).most_common():
-        lines.append(f"  {reason}: {count}")
-        of_reason = [row for row in bad if row.reason == reason]
-        lines += [f"    {row.where}{': ' + row.detail if row.detail else ''}" for row in of_reason[:SHOWN]]
-    return "\n".join(lines)
+def _reasons(bad: Sequence[BadRow]) -> str:
+    return ", ".join(f"{n} {reason}" for reason, n in Counter(row.reason for row in bad).most_common())
+
+
+def _complaint(bad: Sequence[BadRow], good: int, run_dir: Path) -> str:
+    by_reason: dict[str, list[BadRow]] = defaultdict(list)
+    for row in bad:
+        by_reason[row.reason].append(row)
+    lines = [f"{len(bad)} of {len(bad) + good} rows cannot be used: {_reasons(bad)}"]
+    for rows in by_reason.values():
+        lines += [f"  {row.where}: {row.reason}: {row.detail}" for row in rows[:SHOWN]]
+        lines += [f"  … {len(rows) - SHOWN} more of these"] if len(rows) > SHOWN else []
+    where = run_dir / "rejected.jsonl"
+    return "\n".join([*lines, f"Mend them, or write on_bad_row: skip, which keeps them in {where}"])

@@ -1,387 +1,313 @@
-"""From raw rows to records. A format is a row of FORMATS: which keys show it, and how a row becomes a Record."""
+"""What a row means: each known form of training data as a row of FORMATS, found by looking or named in front.
+
+`read("pairs:file.jsonl")` names the format; `read("file.jsonl")` looks at the first rows, takes the format
+that most of them have, and says so.
+"""
 
 from __future__ import annotations
 
 import itertools
-import json
 import logging
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.core.types import (
-    ChatwrightError,
-    Conversation,
-    Demo,
-    Message,
-    Pair,
-    Prompt,
-    Rated,
-    Record,
-    Text,
+from chatwright.core.types import ChatwrightError, Demo, Message, Pair, Prompt, Rated, Record, Text
+from chatwright.data.messages import (
+    RowError,
+    hh_turns,
+    is_hh,
+    messages_of,
+    optional_text,
+    text_of,
 )
-from chatwright.data.readers import Raw, read_hub, read_raw
+from chatwright.data.readers import (
+    BadRow,
+    RawRow,
+    files_of,
+    is_hub_name,
+    is_saved,
+    read_file,
+    read_hub,
+    read_saved,
+)
 
 logger = logging.getLogger("chatwright")
 
+Fields = Mapping[str, Any]
+LOOK = 50
+"""Rows that are looked at to find a file's format."""
 
-class Bad(Exception):
-    """A row that cannot be used: a short reason that rows are counted by, and the detail."""
-
-    def __init__(self, reason: str, detail: str = "") -> None:
-        super().__init__(f"{reason}: {detail}" if detail else reason)
-        self.reason, self.detail = reason, detail
+PROMPT = ("prompt", "question", "query", "instruction")
+ANSWER = ("completion", "response", "output", "answer")
+CHOSEN = ("chosen", "chosen_response", "preferred")
+REJECTED = ("rejected", "rejected_response", "dispreferred")
+SCORE = ("score", "label", "rating", "reward", "thumb", "kto_tag")
+TURNS = ("messages", "conversations", "conversation")
+CONTEXT = ("input", "context")
+ASIDE = ("system", "history", "margin", "meta", "text")
+KEYS = {*PROMPT, *ANSWER, *CHOSEN, *REJECTED, *SCORE, *TURNS, *CONTEXT, *ASIDE}
 
 
 class Row(NamedTuple):
-    """A record and where it stands."""
+    """A record and where it stood: "file.jsonl:12"."""
 
     record: Record
     where: str
 
 
-class BadRow(NamedTuple):
-    """A row that cannot be used, and why."""
+class Format(NamedTuple):
+    """How rows of one form are recognised, and what record they make (or RowError)."""
 
-    where: str
-    reason: str
-    detail: str
-    row: Any = None
+    detect: Callable[[Fields], bool]
+    record: Callable[[Fields], Record]
 
 
-@dataclass(frozen=True)
-class Format:
-    """How to know a format by a row's keys, and how to read a row of it."""
-
-    detect: Callable[[Mapping[str, Any]], bool]
-    read: Callable[[Mapping[str, Any]], Record]
+def first(row: Fields, names: Iterable[str]) -> Any:
+    """The value of the first of some columns that a row has and that is not empty."""
+    return next((row[name] for name in names if row.get(name) not in (None, "")), None)
 
 
-ROLES = {
-    "human": "user", "user": "user", "prompter": "user", "gpt": "assistant", "assistant": "assistant",
-    "chatgpt": "assistant", "bot": "assistant", "model": "assistant", "system": "system", "tool": "tool",
-    "observation": "tool", "function_call": "assistant",
-}  # fmt: skip
-HH_TURN = re.compile(r"\n\n(Human|Assistant):")
+def has(row: Fields, *names: str) -> bool:
+    """Does the row have one of these columns, be it empty?"""
+    return any(name in row for name in names)
 
 
-def text_of(row: Mapping[str, Any], *keys: str, needed: bool = True) -> str:
-    """The first of several keys that is there, as text; empty texts are bad where one is needed."""
-    for key in keys:
-        value = row.get(key)
-        if value is None:
-            continue
-        if not isinstance(value, str):
-            raise Bad("wrong type", f"{key!r} is {type(value).__name__}, not text")
-        if needed and not value.strip():
-            raise Bad("empty text", f"{key!r} is empty")
-        return value
-    if needed:
-        raise Bad("missing key", f"none of {', '.join(keys)}")
-    return ""
+def required(row: Fields, names: tuple[str, ...]) -> Any:
+    """Like `first`; a row that has none of the columns lacks a key, one whose value is empty is empty."""
+    if not has(row, *names):
+        known = ", ".join(map(str, row)) or "none"
+        raise RowError("missing key", f"no {' or '.join(names)}; its keys: {known}")
+    return first(row, names)
 
 
-def turns(rows: Any, role: str = "role", content: str = "content") -> Conversation:
-    """A conversation out of a list of turns, in a valid order."""
-    rows = _parsed(rows)
-    if not isinstance(rows, Sequence) or isinstance(rows, str) or not rows:
-        raise Bad("wrong type", "a conversation is a non-empty list of turns")
-    made = []
-    for turn in rows:
-        if not isinstance(turn, Mapping) or role not in turn:
-            raise Bad("missing key", f"a turn without {role!r}")
-        if turn[role] not in ROLES:
-            raise Bad("unknown role", repr(turn[role]))
-        made.append(Message(ROLES[turn[role]], _said(turn.get(content), turn)))  # type: ignore[arg-type]
-    return ordered(made)
+def context_of(row: Fields) -> tuple[Message, ...]:
+    """The conversation before the answer: system prompt, earlier turns, and what is asked."""
+    system, history = optional_text(row.get("system"), "system"), row.get("history") or []
+    turns = [Message("system", system)] if system else []
+    if not isinstance(history, list):
+        raise RowError("wrong type", "history is not a list of [question, answer] pairs")
+    for pair in history:
+        if not (isinstance(pair, list | tuple) and len(pair) == 2):
+            raise RowError("wrong type", "history is not a list of [question, answer] pairs")
+        question, answer = (text_of(side, "history") for side in pair)
+        turns += [Message("user", question), Message("assistant", answer)]
+    asked = required(row, TURNS if has(row, *TURNS) else PROMPT)
+    found = messages_of(asked)
+    if found is not None:
+        return (*turns, *found)
+    question, extra = text_of(asked, "prompt"), optional_text(first(row, CONTEXT), "input")
+    return (*turns, Message("user", f"{question}\n{extra}" if extra else question))
 
 
-def _said(content: Any, turn: Mapping[str, Any]) -> str:
-    """A turn's text: a string, or OpenAI's list of parts."""
-    if isinstance(content, list):
-        content = "".join(part.get("text", "") for part in content if isinstance(part, Mapping))
-    if not content and turn.get("tool_calls"):
-        content = json.dumps(turn["tool_calls"], ensure_ascii=False)
-    if not isinstance(content, str):
-        raise Bad("wrong type", "a turn's content is not text")
-    return content
+def demo(row: Fields) -> Demo:
+    """Instruction and answer as a conversation of two turns (Alpaca, prompt–completion)."""
+    answer = text_of(required(row, ANSWER), "answer")
+    return Demo((*context_of(row), Message("assistant", answer)))
 
 
-def ordered(messages: Sequence[Message]) -> Conversation:
-    """Checks the order of roles: system first or never, no assistant before a user, nobody twice in a row."""
-    rest = list(messages)
-    if rest and rest[0].role == "system":
-        rest = rest[1:]
-    if any(m.role == "system" for m in rest):
-        raise Bad("wrong role order", "a system turn that is not the first")
-    if not rest or rest[0].role != "user":
-        raise Bad("wrong role order", "the conversation does not begin with the user")
-    for one, two in itertools.pairwise(rest):
-        if one.role == two.role and one.role != "tool":
-            raise Bad("wrong role order", f"two {one.role} turns in a row")
-    for message in rest:
-        if not message.content.strip():
-            raise Bad(
-                "empty answer" if message.role == "assistant" else "empty text", f"a {message.role} turn"
-            )
-    return tuple(messages)
+def conversation(row: Fields) -> Demo:
+    """A whole conversation: OpenAI's messages or ShareGPT's conversations."""
+    return Demo(context_of({k: v for k, v in row.items() if k in (*TURNS, "system")}))
 
 
-def asked(value: Any) -> Conversation:
-    """A prompt out of a text or a list of turns; it ends with the user (or a tool)."""
-    value = _parsed(value)
-    if isinstance(value, str):
-        if not value.strip():
-            raise Bad("empty text", "the prompt is empty")
-        return (Message("user", value),)
-    messages = turns(value)
-    if messages[-1].role == "assistant":
-        raise Bad("wrong role order", "the prompt ends with the assistant")
-    return messages
-
-
-def _parsed(value: Any) -> Any:
-    """CSV cells may hold a list of turns as JSON."""
-    if isinstance(value, str) and value.startswith("[{"):
-        try:
-            return json.loads(value)
-        except json.JSONDecodeError:
-            return value
-    return value
-
-
-def conversation(row: Mapping[str, Any]) -> Record:
-    """OpenAI messages."""
-    return _demo(turns(row["messages"]))
-
-
-def sharegpt(row: Mapping[str, Any]) -> Record:
-    """ShareGPT: conversations of from/value turns, and an optional system text."""
-    rows = _parsed(row["conversations"])
-    first = rows[0] if rows and isinstance(rows, list) and isinstance(rows[0], Mapping) else {}
-    messages = turns(rows, "from", "value") if "from" in first else turns(rows)
-    system = text_of(row, "system", needed=False)
-    return _demo((Message("system", system), *messages) if system else messages)
-
-
-def _demo(messages: Conversation) -> Demo:
-    if messages[-1].role != "assistant":
-        messages = messages[
-            : max((i + 1 for i, m in enumerate(messages) if m.role == "assistant"), default=0)
-        ]
-    if not messages:
-        raise Bad("no assistant turn", "nothing to learn from")
-    return Demo(messages)
-
-
-def alpaca(row: Mapping[str, Any]) -> Record:
-    """Alpaca: instruction, optional input and history, output."""
-    question = text_of(row, "instruction")
-    if extra := text_of(row, "input", needed=False).strip():
-        question = f"{question}\n\n{extra}"
-    answer = text_of(row, "output", "response", needed=False)
-    if not answer.strip():
-        raise Bad("empty answer", "'output' is empty")
-    past = [Message(r, t) for q, a in row.get("history") or [] for r, t in (("user", q), ("assistant", a))]  # type: ignore[arg-type]
-    system = text_of(row, "system", needed=False)
-    head = [Message("system", system)] if system else []
-    return Demo(ordered([*head, *past, Message("user", question), Message("assistant", answer)]))
-
-
-def completion(row: Mapping[str, Any]) -> Record:
-    """A prompt and its completion; either may be a list of turns."""
-    prompt = asked(row["prompt"])
-    answer = row.get("completion", row.get("response"))
-    answer = _parsed(answer)
-    if isinstance(answer, list):
-        return _demo(ordered([*prompt, *(Message(ROLES[t["role"]], t["content"]) for t in answer)]))  # type: ignore[arg-type]
-    if not isinstance(answer, str) or not answer.strip():
-        raise Bad("empty answer", "the completion is empty")
-    return Demo((*prompt, Message("assistant", answer)))
-
-
-def running_text(row: Mapping[str, Any]) -> Record:
+def text(row: Fields) -> Text:
     """A document."""
-    return Text(text_of(row, "text", "content"))
+    return Text(text_of(required(row, ("text", "content", "document")), "text"))
 
 
-def pairs(row: Mapping[str, Any]) -> Record:
-    """Preferences: texts or messages, with a prompt or with the prompt at the beginning of both (also in HH's form)."""
-    chosen, rejected = _parsed(row["chosen"]), _parsed(row["rejected"])
-    prompt = row.get("prompt") or row.get("instruction") or row.get("question")
-    if isinstance(chosen, list) and isinstance(rejected, list):
-        context, good, bad = _common(turns(chosen) if prompt is None else chosen, rejected, prompt)
-    elif not isinstance(chosen, str) or not isinstance(rejected, str):
-        raise Bad("wrong type", "chosen and rejected are not two texts or two lists of turns")
-    elif prompt is None:
-        context, good = hh(chosen)
-        other, bad = hh(rejected)
-        if context != other:
-            raise Bad("prompts differ", "chosen and rejected do not share their prompt")
+def pair(row: Fields) -> Pair:
+    """Two answers to one prompt, the better one first.
+
+    Each answer is a text, one message, or the whole conversation; in Anthropic's HH form both texts hold the
+    prompt.
+    """
+    sides = [required(row, CHOSEN), required(row, REJECTED)]
+    told = has(row, *PROMPT, *TURNS)
+    before = context_of(row) if told else ()
+    if not told and all(isinstance(side, str) and is_hh(side) for side in sides):
+        wholes = [hh_turns(side) for side in sides]
     else:
-        context, good, bad = asked(prompt), chosen, rejected
-    if not good.strip() or not bad.strip():
-        raise Bad("empty answer", "chosen" if not good.strip() else "rejected")
-    if good.strip() == bad.strip():
-        raise Bad("chosen = rejected", good.strip()[:60])
-    return Pair(Prompt(context), good, bad, float(row.get("margin") or 0.0))
+        found = [messages_of(side) for side in sides]
+        if all(turns is None for turns in found):
+            if not before:
+                raise RowError("missing key", "no prompt, and none can be read out of both texts")
+            chosen, rejected = (text_of(side, "answer") for side in sides)
+            return Pair(Prompt(before), chosen, rejected, margin_of(row))
+        wholes = [
+            list(t) if t else [Message("assistant", text_of(s, "answer"))]
+            for t, s in zip(found, sides, strict=True)
+        ]
+        wholes = [whole if tuple(whole[: len(before)]) == before else [*before, *whole] for whole in wholes]
+        if wholes[0][: len(before) + 1] == [*before, *before[-1:]]:  # the prompt's last turn came again
+            wholes = [[*before, *whole[len(before) + 1 :]] for whole in wholes]
+    shared = min(len(wholes[0]), len(wholes[1])) - 1
+    same = wholes[0][:-1] == wholes[1][:-1]
+    if not same or shared < 1 or any(whole[-1].role != "assistant" for whole in wholes):
+        raise RowError("prompts differ", "chosen and rejected must be one answer each to the same prompt")
+    return Pair(Prompt(tuple(wholes[0][:-1])), wholes[0][-1].content, wholes[1][-1].content, margin_of(row))
 
 
-def _common(chosen: Any, rejected: Any, prompt: Any) -> tuple[Conversation, str, str]:
-    """Prompt and last answers of two lists of turns."""
-    if prompt is not None:
-        return asked(prompt), str(chosen[-1]["content"]), str(rejected[-1]["content"])
-    other = turns(rejected)
-    if chosen[:-1] != other[:-1]:
-        raise Bad("prompts differ", "chosen and rejected do not share their prompt")
-    return (
-        asked([{"role": m.role, "content": m.content} for m in chosen[:-1]]),
-        chosen[-1].content,
-        other[-1].content,
-    )
+def margin_of(row: Fields) -> float:
+    """By how much the chosen answer is better, where the row says so."""
+    return 0.0 if row.get("margin") in (None, "") else number(row["margin"], "margin")
 
 
-def hh(text: str) -> tuple[Conversation, str]:
-    """Anthropic's HH form: '\\n\\nHuman: … \\n\\nAssistant: …'; returns the prompt and the last answer."""
-    parts = HH_TURN.split(text if text.startswith("\n\n") else "\n\n" + text)
-    if len(parts) < 5 or parts[-2] != "Assistant":
-        raise Bad(
-            "missing key", "no 'prompt', and the texts are not in the form '\\n\\nHuman: …\\n\\nAssistant: …'"
-        )
-    names = ["user" if who == "Human" else "assistant" for who in parts[1::2]]
-    messages = [Message(who, said.strip()) for who, said in zip(names, parts[2::2], strict=True)]  # type: ignore[arg-type]
-    return ordered(messages[:-1]), messages[-1].content
+def rated(row: Fields) -> Rated:
+    """An answer and its score; thumbs, booleans and words count as 1 and 0."""
+    score = score_of(required(row, SCORE))
+    turns = context_of(row)
+    if has(row, *ANSWER):
+        answer = required(row, ANSWER)
+        found = messages_of(answer)
+        if found is not None and (len(found) != 1 or found[0].role != "assistant"):
+            raise RowError("wrong role order", "the answer must be one turn of the assistant")
+        return Rated(Prompt(turns), found[0].content if found else text_of(answer, "answer"), score)
+    if not turns or turns[-1].role != "assistant":
+        raise RowError("wrong role order", "a rated conversation must end with the answer that was rated")
+    return Rated(Prompt(turns[:-1]), turns[-1].content, score)
 
 
-def rated(row: Mapping[str, Any]) -> Record:
-    """A judged answer: a label (KTO), a thumb, a score, a reward."""
-    key = next(k for k in RATINGS if row.get(k) is not None)
-    value = row[key]
-    words = {"true": 1.0, "up": 1.0, "good": 1.0, "false": -1.0, "down": -1.0, "bad": -1.0}
-    if isinstance(value, bool):
-        score = 1.0 if value else -1.0
-    elif isinstance(value, str) and value.lower() in words:
-        score = words[value.lower()]
-    else:
-        try:
-            score = float(value)
-        except (TypeError, ValueError) as error:
-            raise Bad(
-                "wrong type", f"{key!r} is {value!r}: a number, true/false or up/down is needed"
-            ) from error
-        score = score if key not in ("label", "reward") or score != 0 else -1.0
-    if "messages" in row and "response" not in row and "completion" not in row:
-        messages = turns(row["messages"])
-        if messages[-1].role != "assistant":
-            raise Bad("no assistant turn", "nothing to judge")
-        return Rated(Prompt(messages[:-1]), messages[-1].content, score)
-    answer = _parsed(row.get("response", row.get("completion")))
-    answer = answer[-1]["content"] if isinstance(answer, list) and answer else answer
-    if not isinstance(answer, str) or not answer.strip():
-        raise Bad("empty answer", "'response' is empty")
-    context = row.get("prompt") or row.get("messages") or row.get("instruction")
-    if context is None:
-        raise Bad("missing key", "none of prompt, messages")
-    return Rated(Prompt(asked(context)), answer, score)
+WORDS = {"true": 1, "false": 0, "yes": 1, "no": 0, "up": 1, "down": 0, "good": 1, "bad": 0, "👍": 1, "👎": 0}
 
 
-def prompts(row: Mapping[str, Any]) -> Record:
-    """A question, with an optional reference answer; further keys go to `meta`, where rules find them."""
-    question = next((row[k] for k in ("prompt", "question", "messages", "instruction") if row.get(k)), None)
-    if question is None:
-        raise Bad("missing key", "none of prompt, question, messages, instruction")
-    answer = next((row[k] for k in ("answer", "final", "reference", "output") if row.get(k) is not None), "")
-    used = {"prompt", "question", "messages", "instruction", "answer", "meta"}
-    meta = {k: v for k, v in row.items() if k not in used}
-    given = row.get("meta")
-    if isinstance(given, str) and given.startswith("{"):
-        given = json.loads(given)
-    if isinstance(given, Mapping):
-        meta |= given
-    return Prompt(asked(question), str(answer), meta)
+def score_of(value: Any) -> float:
+    """A score as a number; above 0 is a thumb up."""
+    if isinstance(value, str) and value.strip().casefold() in WORDS:
+        return float(WORDS[value.strip().casefold()])
+    return number(value, "score")
 
 
-RATINGS = ("label", "score", "rating", "reward", "thumb", "thumbs", "kto_tag")
+def number(value: Any, name: str) -> float:
+    """A finite number, also out of a CSV cell."""
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise RowError("wrong type", f"{name} is {value!r}, which is no number") from None
+    if not abs(result) < float("inf"):
+        raise RowError("wrong type", f"{name} is {value!r}, which is no finite number")
+    return result
+
+
+def prompt(row: Fields) -> Prompt:
+    """Something to answer, perhaps with a reference answer; other columns go into meta, for rules to read."""
+    asked = {**row, "prompt": row["turns"][0]} if row.get("turns") else row
+    answer = optional_text(row.get("answer"), "answer")
+    meta = row.get("meta") or {}
+    if not isinstance(meta, Mapping):
+        raise RowError("wrong type", f"meta is {meta!r}, which is no object")
+    used = {*PROMPT, *TURNS, *CONTEXT, "answer", "meta", "system", "history"}
+    return Prompt(context_of(asked), answer, {**{k: v for k, v in row.items() if k not in used}, **meta})
+
+
+def asks(row: Fields) -> bool:
+    """Is there something that waits for an answer?"""
+    turns = messages_of(first(row, TURNS), strict=False)
+    return bool(turns and turns[-1].role in ("user", "tool")) or has(row, *PROMPT, "turns")
+
 
 FORMATS: dict[str, Format] = {
-    "pairs": Format(lambda r: "chosen" in r and "rejected" in r, pairs),
+    "pairs": Format(lambda r: has(r, *CHOSEN) and has(r, *REJECTED), pair),
     "rated": Format(
-        lambda r: (
-            any(k in r for k in RATINGS) and any(k in r for k in ("response", "completion", "messages"))
-        ),
-        rated,
+        lambda r: has(r, *SCORE) and has(r, *ANSWER, *TURNS) and (has(r, *PROMPT, *TURNS)), rated
     ),
-    "sharegpt": Format(lambda r: "conversations" in r, sharegpt),
-    "alpaca": Format(lambda r: "instruction" in r and ("output" in r or "response" in r), alpaca),
-    "completion": Format(lambda r: "prompt" in r and ("completion" in r or "response" in r), completion),
-    "messages": Format(lambda r: "messages" in r, conversation),
-    "prompts": Format(lambda r: "prompt" in r or "question" in r, prompts),
-    "text": Format(lambda r: "text" in r or "content" in r, running_text),
+    "alpaca": Format(lambda r: "instruction" in r and has(r, "output", "response"), demo),
+    "completion": Format(
+        lambda r: (
+            has(r, *PROMPT)
+            and (
+                has(r, "completion", "response", "output")
+                or ("question" in r and "answer" in r and "meta" not in r)
+            )
+        ),
+        demo,
+    ),
+    "prompts": Format(asks, prompt),
+    "sharegpt": Format(
+        lambda r: isinstance(messages_of(first(r, TURNS[1:]), strict=False), list), conversation
+    ),
+    "messages": Format(
+        lambda r: isinstance(messages_of(r.get("messages"), strict=False), list), conversation
+    ),
+    "text": Format(lambda r: has(r, "text", "content", "document"), text),
 }
-ALIASES = {"chat": "messages", "openai": "messages", "preference": "pairs", "kto": "rated", "thumbs": "rated"}
+"""In the order in which they are tried: the first that fits a row is its format."""
+ALIASES = {"chat": "messages"}
 
 
 def read(spec: str, base: Path = Path()) -> Iterator[Row | BadRow]:
-    """Every row of a source as a record, or as what is wrong with it.
+    """The records of `[format:]path`, where path is a file or folder seen from `base`, or a name of the hub.
 
-    `spec` is a path or a hub name, with a format in front to name it (`pairs:file.jsonl`). Raises ChatwrightError for
-    a file that is not there and for rows whose format cannot be told.
+    Each file's format is found (and logged) by itself. Rows that make no record come as BadRow; raises
+    ChatwrightError when there is nothing to read or nothing that looks like training data.
     """
-    name, path = named(spec)
-    raw = read_raw(base / path) if (base / path).exists() or not _hub_like(path) else read_hub(path)
-    yield from _records(raw, name, path)
+    name, path = split_spec(spec)
+    for label, rows in _files(path, base):
+        yield from _records(rows, name, label)
 
 
-def named(spec: str) -> tuple[str | None, str]:
-    """(format or None, path) of a source."""
+def split_spec(spec: str) -> tuple[str | None, str]:
+    """(format or None, path) of `pairs:file.jsonl`; an unknown word before the colon is an error."""
     head, colon, rest = spec.partition(":")
     head = ALIASES.get(head, head)
-    return (head, rest) if colon and head in FORMATS else (None, spec)
+    if colon and head in FORMATS:
+        return head, rest
+    if colon and head.isalpha() and len(head) > 1 and not Path(spec).exists():
+        known = ", ".join([*FORMATS, *ALIASES])
+        raise ChatwrightError(f"{spec}: no format {head!r}; there are {known}")
+    return None, spec
 
 
-def _hub_like(path: str) -> bool:
-    return (
-        re.fullmatch(r"[\w.-]+/[\w.-]+", path) is not None
-        and not path.startswith(".")
-        and "." not in Path(path).suffix
-    )
+def detect(rows: Iterable[Any]) -> str | None:
+    """The format that most of some raw rows have; None when no row fits any."""
+    votes: Counter[str] = Counter()
+    for row in rows:
+        if isinstance(row, Mapping):
+            name = next((name for name, known in FORMATS.items() if known.detect(row)), None)
+            votes.update([name] if name else [])
+    return votes.most_common(1)[0][0] if votes else None
 
 
-def _records(raw: Iterator[Raw], name: str | None, path: str) -> Iterator[Row | BadRow]:
-    for item in raw:
-        if item.problem:
-            yield BadRow(
-                item.where,
-                "not JSON" if isinstance(item.row, str) else "malformed row",
-                item.problem,
-                item.row,
+def _files(path: str, base: Path) -> Iterator[tuple[str, Iterator[RawRow | BadRow]]]:
+    """(name, raw rows) of each file behind a path."""
+    place = base / Path(path).expanduser()
+    if not place.exists() and is_hub_name(path) and not place.parent.joinpath(Path(path).stem).exists():
+        yield path, read_hub(path)
+    elif place.is_dir() and is_saved(place):
+        yield str(place), read_saved(place)
+    else:
+        for file in files_of(place):
+            yield str(file), read_file(file)
+
+
+def _records(rows: Iterator[RawRow | BadRow], name: str | None, label: str) -> Iterator[Row | BadRow]:
+    """Rows of one file as records of one format."""
+    head = list(itertools.islice(rows, LOOK))
+    values = [row.value for row in head if isinstance(row, RawRow)]
+    found = name or detect(values)
+    if found is None:
+        if values:
+            shown = ", ".join(map(str, values[0])) if isinstance(values[0], Mapping) else repr(values[0])[:60]
+            raise ChatwrightError(
+                f"{label}: no known format fits; the first row has: {shown}. Name one in front "
+                f"({', '.join(FORMATS)}: as in pairs:{Path(label).name}), or rename the columns"
             )
-        elif not isinstance(item.row, Mapping):
-            yield BadRow(item.where, "wrong type", "a row is an object with keys", item.row)
-        else:
-            if name is None:
-                name = detect(item.row, path)
-            yield _record(item, name)
+        yield from (row for row in head if isinstance(row, BadRow))
+        return
+    columns = list(values[0]) if values and isinstance(values[0], Mapping) else []
+    unused = [c for c in columns if c not in KEYS] if found != "prompts" else []
+    aside = f"; columns not used: {', '.join(unused)}" if unused else ""
+    logger.info("%s: %s rows%s%s", label, found, "" if name else " (detected)", aside)
+    for row in itertools.chain(head, rows):
+        yield row if isinstance(row, BadRow) else _record(row, found)
 
 
-def _record(item: Raw, name: str) -> Row | BadRow:
+def _record(row: RawRow, name: str) -> Row | BadRow:
+    if not isinstance(row.value, Mapping):
+        detail = f"a row must be an object with keys, and this is {str(row.value)[:60]!r}"
+        return BadRow(row.where, "wrong type", detail, row.value)
     try:
-        return Row(FORMATS[name].read(item.row), item.where)
-    except Bad as bad:
-        return BadRow(item.where, bad.reason, bad.detail, item.row)
-    except (KeyError, StopIteration) as error:
-        return BadRow(item.where, "missing key", f"a row of the format {name} needs {error}", item.row)
-
-
-def detect(row: Mapping[str, Any], path: str) -> str:
-    """The format of a first row, which the whole source is then read as."""
-    for name, form in FORMATS.items():
-        if form.detect(row):
-            logger.info("%s: read as %s", path, name)
-            return name
-    raise ChatwrightError(
-        f"{path}: its format cannot be told from the keys {', '.join(map(str, row))}; rename them, or name one of "
-        f"{', '.join(FORMATS)} in front, as in pairs:{path}"
-    )
+        return Row(FORMATS[name].record(row.value), row.where)
+    except RowError as error:
+        return BadRow(row.where, error.reason, error.detail, row.value)

@@ -1,162 +1,306 @@
-"""From files to raw rows: JSONL, JSON, CSV, Parquet and text, also .gz; a folder of them; a name on the hub."""
+"""From files to raw rows: JSONL, JSON, CSV, Parquet and text, each also .gz; folders; data sets of the hub.
+
+Every row knows the line it stands on. What cannot be read becomes a BadRow with its place, never nothing.
+"""
 
 from __future__ import annotations
 
 import csv
+import difflib
 import gzip
 import io
 import json
 import logging
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import charset_normalizer
-import pyarrow.parquet as pq
+from typing import IO, Any, NamedTuple, cast
 
 from chatwright.core.types import ChatwrightError
+from chatwright.data.encodings import encoding_of
 
 logger = logging.getLogger("chatwright")
 
-SUFFIXES = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".txt", ".md")
+DOCUMENT_END = "<|endoftext|>"
+HUB_NAME = re.compile(r"^[\w-]+(/[\w.-]+)?(@[\w.-]+)?$")
+ABOUT = re.compile(r"^(readme|license|licence|notice|citation|changelog)\b", re.I)
+"""Files that describe a folder of data and are no data themselves."""
 
 
-class Raw(NamedTuple):
-    """A row as it stands in its file, or why it cannot be read."""
+class RawRow(NamedTuple):
+    """What stood in one row of a file, before anybody asked what it means."""
+
+    value: Any
+    where: str
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: where it stands, a reason rows are counted by, what exactly, and the row."""
 
     where: str
-    row: Any
-    problem: str = ""
+    reason: str
+    detail: str
+    row: Any = None
 
 
-def read_raw(path: Path) -> Iterator[Raw]:
-    """Every row of a file, or of all readable files below a folder, in the order of their names."""
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file() and _suffix(p) in SUFFIXES)
-        if not files:
-            raise ChatwrightError(
-                f"{path}: no data files in this folder; known are {', '.join(SUFFIXES)}, also .gz"
-            )
-        for file in files:
-            yield from read_raw(file)
-        return
-    if not path.is_file():
-        raise ChatwrightError(f"{path}: no such file")
-    suffix = _suffix(path)
-    if suffix == ".parquet":
-        yield from _parquet(path)
-        return
-    text = decode(path)
-    reader = {".jsonl": _jsonl, ".json": _json, ".csv": _csv, ".tsv": _csv, ".txt": _text, ".md": _text}.get(
-        suffix
-    )
+def files_of(path: Path) -> list[Path]:
+    """The data files of a folder in the order of their names, or the file itself.
+
+    Raises ChatwrightError where there is no such path, or nothing readable in the folder.
+    """
+    if path.is_file():
+        if reader_of(path) is None:
+            raise ChatwrightError(f"{path}: not a kind of file that is read here; there are {_kinds()}")
+        return [path]
+    if not path.is_dir():
+        raise ChatwrightError(_missing(path))
+    here = [p for p in sorted(path.rglob("*")) if p.is_file() and not _hidden(p.relative_to(path))]
+    used = [p for p in here if reader_of(p) is not None and not ABOUT.match(p.name)]
+    left_out = [p.name for p in here if p not in used]
+    if left_out:
+        logger.info("%s: not read as data: %s", path, ", ".join(left_out[:10]))
+    if not used:
+        raise ChatwrightError(f"{path}: no data file in this folder; files that are read: {_kinds()}")
+    return used
+
+
+def read_file(path: Path) -> Iterator[RawRow | BadRow]:
+    """The rows of one file; raises ChatwrightError when the file as a whole cannot be read."""
+    reader = reader_of(path)
     if reader is None:
-        raise ChatwrightError(f"{path}: unknown kind of file; known are {', '.join(SUFFIXES)}, also .gz")
-    yield from reader(path, text)
+        raise ChatwrightError(f"{path}: not a kind of file that is read here; there are {_kinds()}")
+    try:
+        yield from reader(path)
+    except (OSError, EOFError) as error:
+        raise ChatwrightError(f"{path}: cannot be read: {error}") from error
 
 
-def read_hub(name: str) -> Iterator[Raw]:
-    """The training split of a data set on the hub; needs a network."""
+def read_hub(name: str) -> Iterator[RawRow]:
+    """The rows of a data set of the Hugging Face hub; `owner/name@split` takes another split than train."""
     import datasets
 
+    repository, _, split = name.partition("@")
     try:
-        rows = datasets.load_dataset(name, split="train")
-    except Exception as error:  # the library raises many kinds, all of which mean: not to be had
+        rows = datasets.load_dataset(repository, split=split or "train")
+    except Exception as error:  # the library raises a dozen kinds, for want of a network or of the data set
         raise ChatwrightError(
-            f"{name}: no such file, and it cannot be loaded from the hub either ({type(error).__name__}: "
-            f"{str(error).splitlines()[0]}); check the spelling or the network"
+            f"{name}: no such file or folder here, and the hub did not give a data set of that name "
+            f"({type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no reason given'})"
         ) from error
     for number, row in enumerate(rows, 1):
-        yield Raw(f"{name}:{number}", row)
+        yield RawRow(row, f"{name}:{number}")
 
 
-def decode(path: Path) -> str:
-    """A file's text: UTF-8 first, else what its bytes look like (GB18030, Big5 …), which is said."""
-    try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    except (gzip.BadGzipFile, EOFError) as error:
-        raise ChatwrightError(f"{path}: not a whole gzip file: {error}") from error
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as bad:
-        encoding = guess_encoding(data)
-        if encoding is None:
-            line = data[: bad.start].count(b"\n") + 1
-            raise ChatwrightError(
-                f"{path}:{line}: not UTF-8 and no other encoding fits; save it as UTF-8"
-            ) from bad
-        logger.info("%s: read as %s, for it is not UTF-8", path, encoding)
-        return data.decode(encoding)
+def read_saved(path: Path) -> Iterator[RawRow]:
+    """The rows of a folder written by `datasets`' `save_to_disk`."""
+    import datasets
+
+    saved = datasets.load_from_disk(str(path))
+    parts = saved.items() if isinstance(saved, dict) else [("", saved)]
+    for split, rows in parts:
+        for number, row in enumerate(rows, 1):
+            yield RawRow(row, f"{path / split}:{number}")
 
 
-def guess_encoding(data: bytes) -> str | None:
-    """The encoding text of unknown origin is in; Chinese ones are preferred where they decode everything."""
-    found = charset_normalizer.from_bytes(
-        data, cp_isolation=["gb18030", "big5", "utf_16", "cp1252", "shift_jis"]
-    ).best()
-    if found is None:
-        return None
-    # GB2312 and GBK are parts of GB18030
-    return "gb18030" if found.encoding.startswith(("gb", "hz")) else found.encoding
+def is_saved(path: Path) -> bool:
+    """Was this folder written by `datasets`' `save_to_disk`?"""
+    return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def _suffix(path: Path) -> str:
-    return Path(path.name.removesuffix(".gz")).suffix.lower()
+def is_hub_name(text: str) -> bool:
+    """Could this be a data set of the hub? Names with a file's ending or a folder in front are not."""
+    return bool(HUB_NAME.match(text)) and reader_of(Path(text)) is None
 
 
-def _jsonl(path: Path, text: str) -> Iterator[Raw]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            where = f"{path}:{number}"
+def _jsonl(path: Path) -> Iterator[RawRow | BadRow]:
+    for number, line in _lines(path):
+        where = f"{path}:{number}"
+        if isinstance(line, bytes):
+            yield BadRow(where, "wrong encoding", f"bytes that are no text: {line[:60]!r}", repr(line))
+        elif line.strip():
             try:
-                yield Raw(where, json.loads(line))
+                yield RawRow(json.loads(line), where)
             except json.JSONDecodeError as error:
-                yield Raw(where, line, f"{error.msg} at column {error.colno}")
+                yield BadRow(where, "not JSON", f"{error.msg} at column {error.colno}", line.rstrip("\r\n"))
 
 
-def _json(path: Path, text: str) -> Iterator[Raw]:
-    try:
-        rows = json.loads(text)
-    except json.JSONDecodeError as error:
-        yield Raw(f"{path}:{error.lineno}", text[:200], f"{error.msg} at column {error.colno}")
+def _json(path: Path) -> Iterator[RawRow | BadRow]:
+    """A list of rows, an object that holds one, one object, or lines of JSON under the wrong name."""
+    text = _text(path)
+    start = len(text) - len(text.lstrip())
+    if text[start : start + 1] == "[":
+        yield from _items(text, start + 1, path)
         return
-    if isinstance(rows, dict):
-        lists = [value for value in rows.values() if isinstance(value, list)]
-        rows = (
-            lists[0]
-            if len(lists) == 1 and len(rows) <= 3 and lists[0] and isinstance(lists[0][0], dict)
-            else [rows]
-        )
-    for number, row in enumerate(rows, 1):
-        yield Raw(f"{path}#{number}", row)
-
-
-def _csv(path: Path, text: str) -> Iterator[Raw]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if _suffix(path) == ".tsv" else ",")
-    for row in reader:
-        where = f"{path}:{reader.line_num}"
-        if None in row:
-            yield Raw(where, row, f"more cells than the {len(reader.fieldnames or [])} columns of the header")
-        else:
-            yield Raw(where, {k: v for k, v in row.items() if v is not None})
-
-
-def _text(path: Path, text: str) -> Iterator[Raw]:
-    """A text file is one document, or several between lines `<|endoftext|>`."""
-    line = 1
-    for part in text.split("<|endoftext|>"):
-        if part.strip():
-            yield Raw(f"{path}:{line}", {"text": part.strip("\n")})
-        line += part.count("\n")
-
-
-def _parquet(path: Path) -> Iterator[Raw]:
     try:
-        file = pq.ParquetFile(path)
-    except (OSError, ValueError) as error:
-        raise ChatwrightError(f"{path}: not a Parquet file: {error}") from error
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        if error.msg == "Extra data":
+            yield from _jsonl(path)
+        else:
+            yield BadRow(f"{path}:{error.lineno}", "not JSON", error.msg)
+        return
+    lists = [v for v in value.values() if isinstance(v, list) and v and isinstance(v[0], dict)]
+    if len(value) == len(lists) == 1 or (isinstance(value.get("data"), list) and lists):
+        rows = value["data"] if isinstance(value.get("data"), list) else lists[0]
+        yield from (RawRow(row, f"{path}:{number}") for number, row in enumerate(rows, 1))
+    else:
+        yield RawRow(value, f"{path}:1")
+
+
+def _items(text: str, at: int, path: Path) -> Iterator[RawRow | BadRow]:
+    """The items of a JSON list one by one, so that each knows its line and a fault does not cost the rows
+    before it.
+    """
+    decoder, line, counted = json.JSONDecoder(), 1, 0
+    space = re.compile(r"[\s,]*")
+    while True:
+        found = space.match(text, at)
+        at = found.end() if found else at
+        if text[at : at + 1] == "]":
+            return
+        line, counted = line + text.count("\n", counted, at), at
+        try:
+            value, at = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            detail = f"{error.msg}; nothing after this line was read"
+            yield BadRow(f"{path}:{error.lineno}", "not JSON", detail, text[counted : counted + 200])
+            return
+        yield RawRow(value, f"{path}:{line}")
+
+
+def _csv(path: Path) -> Iterator[RawRow | BadRow]:
+    csv.field_size_limit(1 << 30)  # the default of 128 KiB is less than a long document
+    broken: set[int] = set()
+
+    def decoded() -> Iterator[str]:
+        for number, line in _lines(path):
+            if isinstance(line, bytes):
+                broken.add(number)
+                line = line.decode("utf-8", "replace")
+            yield line
+
+    lines = decoded()
+    header = next(lines, "")
+    delimiter = max(",\t;|", key=header.count)
+    reader = csv.reader((line for part in ([header], lines) for line in part), delimiter=delimiter)
+    names, last = None, 0
+    while True:
+        first = last + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            yield BadRow(f"{path}:{first}", "not CSV", str(error))
+            last = reader.line_num
+            continue
+        if cells is None:
+            return
+        last, where = reader.line_num, f"{path}:{first}"
+        if names is None:
+            names = [name.strip() for name in cells]
+        elif broken & set(range(first, last + 1)):
+            yield BadRow(where, "wrong encoding", "bytes that are no text", cells)
+        elif cells and len(cells) != len(names):
+            detail = (
+                f"{len(cells)} cells under {len(names)} columns ({', '.join(names)}); is a quote missing?"
+            )
+            yield BadRow(where, "wrong number of columns", detail, cells)
+        elif cells:
+            yield RawRow(dict(zip(names, cells, strict=True)), where)
+
+
+def _parquet(path: Path) -> Iterator[RawRow | BadRow]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
     number = 0
-    for batch in file.iter_batches(1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield Raw(f"{path}#{number}", row)
+    try:
+        with _open(path) as stream:
+            for batch in pq.ParquetFile(stream).iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield RawRow(row, f"{path}:{number}")
+    except pa.ArrowException as error:
+        raise ChatwrightError(f"{path}: not a Parquet file, or a damaged one: {error}") from error
+
+
+def _plain(path: Path) -> Iterator[RawRow | BadRow]:
+    """Documents of a text file: parted by <|endoftext|>, or the whole file as one."""
+    line = 1
+    for document in _text(path).split(DOCUMENT_END):
+        if document.strip():
+            lead = len(document) - len(document.lstrip())
+            yield RawRow({"text": document.strip()}, f"{path}:{line + document.count(chr(10), 0, lead)}")
+        line += document.count("\n")
+
+
+READERS: dict[str, Callable[[Path], Iterator[RawRow | BadRow]]] = {
+    ".jsonl": _jsonl,
+    ".ndjson": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".tsv": _csv,
+    ".parquet": _parquet,
+    ".txt": _plain,
+    ".md": _plain,
+}
+
+
+def reader_of(path: Path) -> Callable[[Path], Iterator[RawRow | BadRow]] | None:
+    """The reader of a file by its ending, .gz aside."""
+    name = path.name.lower().removesuffix(".gz")
+    return READERS.get(Path(name).suffix)
+
+
+def _open(path: Path) -> IO[bytes]:
+    """The file's bytes, unpacked; Parquet wants to jump about, so a packed one is unpacked into memory."""
+    if path.suffix.lower() != ".gz":
+        return path.open("rb")
+    if reader_of(path) is not _parquet:
+        return cast(IO[bytes], gzip.open(path, "rb"))
+    with gzip.open(path, "rb") as packed:
+        return io.BytesIO(packed.read())
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str | bytes]]:
+    """(line number, line with its end); a line that does not decode comes as bytes."""
+    with _open(path) as stream:
+        encoding = encoding_of(stream, path)
+        stream.seek(0)
+        if encoding.startswith("utf-16"):
+            yield from enumerate(io.TextIOWrapper(stream, encoding, newline="\n"), 1)
+            return
+        for number, raw in enumerate(stream, 1):
+            if number == 1:
+                raw = raw.removeprefix(b"\xef\xbb\xbf")
+            try:
+                yield number, raw.decode(encoding)
+            except UnicodeDecodeError:
+                yield number, raw
+
+
+def _text(path: Path) -> str:
+    with _open(path) as stream:
+        encoding = encoding_of(stream, path)
+        stream.seek(0)
+        try:
+            return stream.read().decode(encoding).removeprefix("\ufeff").replace("\r\n", "\n")
+        except UnicodeDecodeError as error:
+            raise ChatwrightError(
+                f"{path}: bytes {error.start}-{error.end} are no text in {encoding}; save the file as UTF-8"
+            ) from error
+
+
+def _hidden(path: Path) -> bool:
+    return any(part.startswith(".") for part in path.parts)
+
+
+def _kinds() -> str:
+    return ", ".join(READERS) + ", each also with .gz"
+
+
+def _missing(path: Path) -> str:
+    parent = path.parent
+    if not parent.is_dir():
+        return f"{path}: no such file, and no folder {parent} either"
+    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], 1, 0.6)
+    return f"{path}: no such file" + (f"; did you mean {parent / near[0]}?" if near else "")
