@@ -1,7 +1,7 @@
 """From records to rows of tokens on disk, and from rows to batches.
 
-Rows are computed once and memory-mapped from Arrow files named by the hash of all that decides them. Which
-rows a step sees follows from its number alone, so the position in the data is the step.
+Rows are computed once and memory-mapped from Arrow files named by the hash of all that decides them. Which rows a
+step sees follows from its number alone, so the position in the data is the step.
 """
 
 from __future__ import annotations

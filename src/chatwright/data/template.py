@@ -1,8 +1,8 @@
 """From a conversation to ids and a mask, once for everything: training, sampling, evaluation and chat.
 
-A conversation is cut into segments, prompt side and answers in turn, and each segment is tokenised by
-itself. So the ids of a prompt are the same in SFT, in RL and in chat, what was sampled is what is trained,
-and a longer conversation always begins with the ids of a shorter one.
+A conversation is cut into segments, prompt side and answers in turn, and each segment is tokenised by itself. So the ids
+of a prompt are the same in SFT, in RL and in chat, what was sampled is what is trained, and a longer conversation
+always begins with the ids of a shorter one.
 """
 
 from __future__ import annotations
