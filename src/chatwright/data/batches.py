@@ -1,11 +1,13 @@
 """From records to rows of tokens on disk, and from rows to batches.
 
-Rows are computed once and memory-mapped from Arrow files named by the hash of all that decides them. Which rows a
-step sees follows from its number alone, so the position in the data is the step.
+Rows are computed once and memory-mapped from Arrow files named by the hash of all that decides them. Which
+rows a step sees follows from its number alone, so the position in the data is the step.
 """
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,8 +18,9 @@ import pyarrow as pa
 import torch
 from pydantic import Field
 
+from chatwright import __version__
 from chatwright.core.batch import Batch, PairBatch, RatedBatch, lay_out, pad
-from chatwright.core.files import hash_of, named_os_errors
+from chatwright.core.files import hash_of, named_os_errors, read_json, write_json
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Config, Demo, Pair, Rated, Record, Text
 from chatwright.data.template import Template
@@ -68,9 +71,10 @@ def encode_texts(records: Iterable[Text], template: Template, max_length: int) -
     held: list[int] = []
     for record in records:
         held += template.text(record.text)
-        while len(held) >= max_length:
-            yield {"ids": held[:max_length], "mask": [1] * max_length}
-            held = held[max_length:]
+        whole = len(held) // max_length * max_length
+        for start in range(0, whole, max_length):
+            yield {"ids": held[start : start + max_length], "mask": [1] * max_length}
+        held = held[whole:]
     if len(held) > 1:
         yield {"ids": held, "mask": [1] * len(held)}
 
@@ -100,37 +104,40 @@ def encode(
     `encode_one` None packs texts. Raises ChatwrightError for over-long rows when `overlong` is error.
     """
     what = getattr(encode_one, "__name__", "texts")
-    about = [what, length.model_dump(), template.jinja, template.config.model_dump(), _vocabulary(template)]
-    key = hash_of([about, hash_of([repr(record) for record in records])])[:24]
+    settings = [length.model_dump(), template.config.model_dump(), template.jinja, _vocabulary(template)]
+    key = hash_of([__version__, what, *settings, _content(records)])[:24]
     path = cache / f"{what}-{key}.arrow"
     if not path.exists():
         counts: Counter[str] = Counter()
         rows = (
             encode_texts((r for r in records if isinstance(r, Text)), template, length.max_length)
             if encode_one is None
-            else _fitting((encode_one(r, template) for r in records), length, counts)
+            else _fitting((encode_one(r, template) for r in records), template, length, counts)
         )
-        _write(path, list(rows), dict(counts))
+        _write(path, rows, counts)
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    counts_read = {k.decode(): int(v) for k, v in (table.schema.metadata or {}).items()}
-    for reason, number in counts_read.items():
+    found = {str(k): int(v) for k, v in read_json(path.with_suffix(".json")).items()}
+    for reason, number in found.items():
         logger.info(
             "%d of %d rows were %s (length.max_length %d)", number, len(records), reason, length.max_length
         )
-    return EncodedRows(table), counts_read
+    return EncodedRows(table), found
 
 
-def _fitting(rows: Iterable[Row], length: LengthConfig, counts: Counter[str]) -> Iterator[Row]:
+def _fitting(
+    rows: Iterable[Row], template: Template, length: LengthConfig, counts: Counter[str]
+) -> Iterator[Row]:
     """Rows within the length limit; the rest is treated as the settings say."""
-    for number, row in enumerate(rows):
+    for row in rows:
         sides = [name for name in ("", "other_") if f"{name}ids" in row]
         excess = max(len(row[f"{side}ids"]) for side in sides) - length.max_length
         if excess > 0:
             room = min(_first(row[f"{side}mask"]) for side in sides) - 1
             if length.overlong == "error":
                 raise ChatwrightError(
-                    f"row {number + 1} has {length.max_length + excess} tokens, {excess} over length.max_length; raise it, "
-                    "or set length.overlong to drop or left_truncate_prompt"
+                    f"the row that begins {template.decode(row['ids'][:24])!r} has "
+                    f"{length.max_length + excess} tokens, and length.max_length is {length.max_length}; raise "
+                    "it, or set length.overlong to drop or left_truncate_prompt"
                 )
             if length.overlong == "drop" or room < excess:
                 counts["dropped as over-long"] += 1
@@ -151,22 +158,42 @@ def _first(mask: list[int]) -> int:
     return mask.index(1) if 1 in mask else 0
 
 
-def _write(path: Path, rows: list[Row], counts: dict[str, int]) -> None:
-    table = pa.Table.from_pylist(rows) if rows else pa.table({"ids": [], "mask": []})
-    table = table.replace_schema_metadata({k: str(v) for k, v in counts.items()})
-    part = path.with_suffix(".part")
+NUMBERS = {"ids": pa.list_(pa.int32()), "mask": pa.list_(pa.int8())}
+FIELDS = {
+    **NUMBERS, **{f"other_{name}": kind for name, kind in NUMBERS.items()},
+    "margin": pa.float64(), "desirable": pa.bool_(),
+}  # fmt: skip
+CHUNK = 1024
+"""Rows that are held in memory while they are written."""
+
+
+def _write(path: Path, rows: Iterable[Row], counts: Counter[str]) -> None:
+    """Rows into an Arrow file, a chunk at a time; the counts are known at the end and stand beside it."""
+    part, rows = path.with_suffix(".part"), iter(rows)
+    head = list(itertools.islice(rows, CHUNK))
+    names = list(head[0]) if head else list(NUMBERS)
+    schema = pa.schema([(name, FIELDS[name]) for name in names])
     with named_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
+        with pa.OSFile(str(part), "wb") as sink, pa.ipc.new_file(sink, schema) as writer:
+            while head:
+                writer.write_table(pa.Table.from_pylist(head, schema))
+                head = list(itertools.islice(rows, CHUNK))
+        write_json(path.with_suffix(".json"), dict(counts))
         part.replace(path)
+
+
+def _content(records: Iterable[Record]) -> str:
+    digest = hashlib.sha256()
+    for record in records:
+        digest.update(repr(record).encode("utf-8", "surrogatepass") + b"\x00")
+    return digest.hexdigest()
 
 
 def _vocabulary(template: Template) -> str:
     backend = getattr(template.tokenizer, "backend_tokenizer", None)
-    return hash_of(
-        backend.to_str() if backend is not None else sorted(template.tokenizer.get_vocab().items())
-    )
+    known = backend.to_str() if backend is not None else sorted(template.tokenizer.get_vocab().items())
+    return hash_of([known, template.end_of_turn])
 
 
 def collate_demos(rows: Sequence[Row], pad_id: int) -> Batch:

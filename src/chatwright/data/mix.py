@@ -13,8 +13,8 @@ from chatwright.core.types import Demo, Record, Text
 def mix(sources: Mapping[str, Sequence[Record]], weights: Mapping[str, float], seed: int) -> list[Record]:
     """All rows of every source, `weight` times each.
 
-    A weight of 2 brings every row twice, 0.5 every second row and 1.5 every row and then half of them again, chosen by
-    the seed.
+    A weight of 2 brings every row twice, 0.5 every second row and 1.5 every row and then half of them again,
+    chosen by the seed.
     """
     mixed: list[Record] = []
     for name, rows in sources.items():

@@ -1,20 +1,28 @@
 """From a conversation to ids and a mask, once for everything: training, sampling, evaluation and chat.
 
-A conversation is cut into segments, prompt side and answers in turn, and each segment is tokenised by itself. So the ids
-of a prompt are the same in SFT, in RL and in chat, what was sampled is what is trained, and a longer conversation
-always begins with the ids of a shorter one.
+A conversation is cut into segments, prompt side and answers in turn, and each segment is tokenised by itself.
+So the ids of a prompt are the same in SFT, in RL and in chat, what was sampled is what is trained, and a
+longer conversation always begins with the ids of a shorter one.
 """
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
+from jinja2 import TemplateError
 from pydantic import Field
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from chatwright.core.types import ChatwrightError, Config, Message
+
+ADVICE = "set template: {name: chatml} or {name: plain} in the recipe"
+GENERATION = re.compile(r"{%-?\s*generation\b")
 
 
 class TemplateConfig(Config):
@@ -22,7 +30,7 @@ class TemplateConfig(Config):
 
     name: Literal["auto", "chatml", "plain"] = Field(
         "auto",
-        description="auto is the model's own template where it has one, else a shipped one that fits its vocabulary.",
+        description="auto is the model's own template, or where it has none a shipped one that fits.",
     )
     system: str | None = Field(None, description="A system prompt for conversations that have none.")
     train_on: Literal["all", "last"] = Field("all", description="Which assistant turns are trained.")
@@ -48,7 +56,11 @@ class Template:
 
     @classmethod
     def from_tokenizer(cls, tokenizer: Any, config: TemplateConfig) -> Template:
-        """The tokenizer's own template, or the shipped one that fits its vocabulary."""
+        """The tokenizer's own template, or the shipped one that fits its vocabulary.
+
+        Raises ChatwrightError naming the template when it rewrites earlier turns, doubles BOS, or never ends
+        a turn.
+        """
         jinja = _choose(tokenizer, config.name)
         end = _end_of_turn(tokenizer, jinja)
         stops = {end, tokenizer.eos_token_id} - {None}
@@ -63,28 +75,23 @@ class Template:
 
     def response_ids(self, text: str) -> list[int]:
         """An answer's ids, end of turn included."""
-        return [*self._ids(text), self.end_of_turn]
+        ids, mask = self.answered((Message("user", "a"),), text)
+        return [token for token, trained in zip(ids, mask, strict=True) if trained]
 
     def conversation(self, messages: Sequence[Message]) -> Encoded:
-        """A whole conversation; the assistant's turns and their ends are trained."""
-        segments = self._segments(messages, answer_next=False)
-        last = max((i for i, segment in enumerate(segments) if any(segment.mask)), default=-1)
-        ids: list[int] = []
-        mask: list[int] = []
-        for i, segment in enumerate(segments):
-            ids += segment.ids
-            on = self.config.train_on == "all" or i == last
-            mask += segment.mask if on else [0] * len(segment.ids)
-        return Encoded(ids, mask)
+        """A whole conversation; the assistant's turns and their ends are trained, all or the last."""
+        return _joined(self._segments(messages, answer_next=False), self.config.train_on)
 
     def answered(self, prompt: Sequence[Message], response: str) -> Encoded:
-        """A prompt and one answer to it, of which the answer is trained."""
-        before, after = self.prompt_ids(prompt), self.response_ids(response)
-        return Encoded(before + after, [0] * len(before) + [1] * len(after))
+        """A prompt and one answer to it, of which the answer is trained; it begins with the prompt's ids."""
+        return _joined(self._segments([*prompt, Message("assistant", response)], answer_next=False), "last")
 
     def text(self, text: str) -> list[int]:
-        """A document to learn language from, with its separator behind it."""
-        return [*self._ids(text), self._separator()]
+        """A document to learn language from, with BOS before it where the tokenizer writes one, and its
+        separator behind it.
+        """
+        bos = [self.tokenizer.bos_token_id] if _adds_bos(self.tokenizer) else []
+        return [*bos, *self._ids(self._harmless(text)), self._separator]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids, special tokens left out."""
@@ -95,73 +102,162 @@ class Template:
         return str(self.tokenizer.decode([token]))
 
     def _segments(self, messages: Sequence[Message], answer_next: bool) -> list[Encoded]:
-        """Prompt sides (mask 0) and answers (mask 1), in turn."""
-        turns = list(messages)
+        """Prompt sides (mask 0) and answers (mask 1), in turn, each tokenised by itself."""
+        turns = [Message(m.role, self._harmless(m.content)) for m in messages]
         if self.config.system is not None and (not turns or turns[0].role != "system"):
             turns.insert(0, Message("system", self.config.system))
-        segments, written = [], ""
+        whole, at = _render(self.tokenizer, self.jinja, turns, answer_next), 0
+        segments = []
+        for start, end in self._spans(turns, whole):
+            segments.append(self._context(whole[at:start]))
+            ids = [*self._ids(whole[start:end].removesuffix(self._end_text)), self.end_of_turn]
+            segments.append(Encoded(ids, [1] * len(ids)))
+            at = end
+        # What a template writes behind the last answer (a line break, mostly) belongs to the next turn.
+        if answer_next or not turns or turns[-1].role != "assistant":
+            segments.append(self._context(whole[at:]))
+        return segments
+
+    def _spans(self, turns: Sequence[Message], whole: str) -> list[tuple[int, int]]:
+        """Where the answers with their ends stand in the rendering: as the template's `{% generation %}`
+        marks say, else from where a prompt ends to where its answer does.
+        """
+        if GENERATION.search(self.jinja):
+            return [self._with_end(whole, *span) for span in self._marked(turns)]
+        spans = []
         for i, message in enumerate(turns):
             if message.role != "assistant":
                 continue
-            before, whole = self._render(turns[:i], True), self._render(turns[: i + 1], False)
-            segments.append(self._context(self._grown(before, written)))
-            answer, _, _ = self._grown(whole, before).rpartition(self.show(self.end_of_turn))
-            ids = self.response_ids(answer or message.content)  # the template may trim what was said
-            segments.append(Encoded(ids, [1] * len(ids)))
-            written = before + answer + self.show(self.end_of_turn) if answer else whole
-        after = self._render(turns, answer_next)
-        if len(after) > len(written) or answer_next:
-            rest = self._grown(after, written)
-            if answer_next or (turns and turns[-1].role != "assistant"):
-                segments.append(self._context(rest))
-        return segments
-
-    def _grown(self, text: str, before: str) -> str:
-        if not text.startswith(before):
-            raise ChatwrightError(
-                "this model's chat template rewrites earlier turns when a conversation grows, so what is trained would "
-                "not be what is sampled; set template: {name: chatml} or {name: plain} in the recipe"
+            before, after = (
+                _render(self.tokenizer, self.jinja, turns[:i], True),
+                _render(self.tokenizer, self.jinja, turns[: i + 1], False),
             )
-        return text[len(before) :]
+            self._hold(after, before)
+            end = after.rfind(self._end_text, len(before))
+            # A template without an end of turn in its text: the token is put behind what was said.
+            end = end + len(self._end_text) if end >= 0 else len(after.rstrip())
+            self._hold(whole, after[:end])
+            spans.append((len(before), end))
+        return spans
+
+    def _marked(self, turns: Sequence[Message]) -> list[tuple[int, int]]:
+        """The spans between {% generation %} and {% endgeneration %}."""
+        try:
+            _, spans = render_jinja_template(
+                [_plain(turns)], chat_template=self.jinja, return_assistant_tokens_mask=True,
+                **self.tokenizer.special_tokens_map,
+            )  # fmt: skip
+        except TemplateError as error:
+            raise _refused(self.tokenizer, error) from error
+        return [(int(start), int(end)) for start, end in spans[0]]
+
+    def _with_end(self, whole: str, start: int, end: int) -> tuple[int, int]:
+        """The span with the end of turn that directly follows it; the space behind one inside is left out."""
+        if whole.startswith(self._end_text, end):
+            return start, end + len(self._end_text)
+        inside = whole.rfind(self._end_text, start, end)
+        return start, inside + len(self._end_text) if inside >= 0 else end
+
+    def _hold(self, text: str, beginning: str) -> None:
+        if not text.startswith(beginning):
+            raise ChatwrightError(
+                f"the chat template of {_name(self.tokenizer)} is not prefix-preserving: it rewrites earlier "
+                f"turns when a conversation grows, so what is trained would not be what is sampled; {ADVICE}"
+            )
 
     def _context(self, text: str) -> Encoded:
         ids = self._ids(text)
         return Encoded(ids, [0] * len(ids))
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"]) if text else []
 
-    def _render(self, messages: Sequence[Message], answer_next: bool) -> str:
-        turns = [{"role": m.role, "content": m.content} for m in messages]
-        return str(
-            self.tokenizer.apply_chat_template(
-                turns, chat_template=self.jinja, tokenize=False, add_generation_prompt=answer_next
-            )
+    def _harmless(self, text: str) -> str:
+        """A text in which the names of control tokens are only letters: what a user types or a web page holds
+        cannot end a turn or begin one.
+        """
+        return (
+            self._control.sub(lambda found: f"{found[0][0]} {found[0][1:]}", text) if self._control else text
         )
 
+    @cached_property
+    def _control(self) -> re.Pattern[str] | None:
+        names = [name for name in self.tokenizer.all_special_tokens if len(name) > 1]
+        return re.compile("|".join(map(re.escape, names))) if names else None
+
+    @cached_property
+    def _end_text(self) -> str:
+        return self.show(self.end_of_turn)
+
+    @cached_property
     def _separator(self) -> int:
-        found = self.tokenizer.get_vocab().get("<|endoftext|>")
-        return self.end_of_turn if found is None else int(found)
+        """What parts documents: the vocabulary's end of text, which is not always what ends a turn."""
+        end = self.tokenizer.eos_token_id
+        known = self.tokenizer.get_vocab()
+        return int(known.get("<|endoftext|>", self.end_of_turn if end is None else end))
 
     def _prove(self) -> None:
-        """A two-turn conversation goes through, begins with its own prompt, and has at most one BOS."""
+        """A two-turn conversation goes through, holds its answers, begins with its own prompt, and BOS never
+        stands twice.
+        """
         ask, say = Message("user", "a"), Message("assistant", "b")
         whole = self.conversation([ask, say, ask, say])
         prompt = self.prompt_ids([ask, say, ask])
-        bos = self.tokenizer.bos_token_id
+        name, bos = _name(self.tokenizer), self.tokenizer.bos_token_id
         if whole.ids[: len(prompt)] != prompt:
+            raise ChatwrightError(f"the chat template of {name} is not prefix-preserving; {ADVICE}")
+        answer = [token for token, trained in zip(whole.ids, whole.mask, strict=True) if trained]
+        if "b" not in self.decode(answer) or whole.ids[-1] != self.end_of_turn:
             raise ChatwrightError(
-                "this model's chat template is not prefix-preserving; set template: {name: chatml}"
+                f"the chat template of {name} does not write what the assistant said; {ADVICE}"
             )
-        if bos is not None and bos != self.end_of_turn and prompt.count(bos) > 1:
-            raise ChatwrightError(
-                "this model's chat template writes BOS more than once; set template: {name: chatml}"
-            )
+        if any(one == other == bos for one, other in itertools.pairwise(prompt)):
+            raise ChatwrightError(f"the chat template of {name} writes BOS twice; {ADVICE}")
+
+
+def _render(tokenizer: Any, jinja: str, turns: Sequence[Message], answer_next: bool) -> str:
+    try:
+        text = tokenizer.apply_chat_template(
+            _plain(turns), chat_template=jinja, tokenize=False, add_generation_prompt=answer_next
+        )
+    except TemplateError as error:
+        raise _refused(tokenizer, error) from error
+    return str(text)
+
+
+def _refused(tokenizer: Any, error: TemplateError) -> ChatwrightError:
+    return ChatwrightError(
+        f"the chat template of {_name(tokenizer)} refuses a conversation: {error}. Change the rows, or {ADVICE}"
+    )
+
+
+def _joined(segments: Sequence[Encoded], train_on: str) -> Encoded:
+    """Segments as one row; with `last`, only the last answer is trained."""
+    last = max((i for i, segment in enumerate(segments) if any(segment.mask)), default=-1)
+    ids = [token for segment in segments for token in segment.ids]
+    mask = [
+        bit * (train_on == "all" or i == last) for i, segment in enumerate(segments) for bit in segment.mask
+    ]
+    return Encoded(ids, mask)
+
+
+def _plain(turns: Sequence[Message]) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in turns]
+
+
+def _name(tokenizer: Any) -> str:
+    return str(getattr(tokenizer, "name_or_path", "") or "this tokenizer")
+
+
+def _adds_bos(tokenizer: Any) -> bool:
+    """Does this tokenizer write BOS in front of a text by itself?"""
+    bos = tokenizer.bos_token_id
+    return bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos]
 
 
 def _choose(tokenizer: Any, name: str) -> str:
     if name == "auto" and tokenizer.chat_template:
-        return str(tokenizer.chat_template)
+        return str(tokenizer.get_chat_template())
     if name == "auto":
         name = "chatml" if "<|im_end|>" in tokenizer.get_vocab() else "plain"
     if name == "chatml" and "<|im_end|>" not in tokenizer.get_vocab():
@@ -173,21 +269,21 @@ def _choose(tokenizer: Any, name: str) -> str:
             "template: plain ends answers with the tokenizer's end-of-text token, and it has none"
         )
     asset = resources.files("chatwright") / "assets" / "templates" / f"{name}.jinja"
-    return asset.read_text(encoding="utf-8").rstrip("\n")
+    bos = "{{- bos_token }}" if _adds_bos(tokenizer) else ""
+    return bos + asset.read_text(encoding="utf-8").rstrip("\n")
 
 
 def _end_of_turn(tokenizer: Any, jinja: str) -> int:
     """The token the template writes behind an answer."""
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "XYZ"}]
-    rendered = tokenizer.apply_chat_template(turns, chat_template=jinja, tokenize=False)
-    tail = rendered.rpartition("XYZ")[2]
+    rendered = _render(tokenizer, jinja, [Message("user", "a"), Message("assistant", "XYZ")], False)
+    tail = rendered.rpartition("XYZ")[2].lstrip()
     ids = tokenizer(tail, add_special_tokens=False)["input_ids"]
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     if ids and ids[0] in special:
         return int(ids[0])
     if tokenizer.eos_token_id is None:
         raise ChatwrightError(
-            "the chat template ends answers with no special token and the tokenizer has no end-of-text token, so a model "
-            "could never learn to stop; use a tokenizer with an eos_token"
+            "the chat template ends answers with no special token and the tokenizer has no end-of-text "
+            "token, so a model could never learn to stop; use a tokenizer with an eos_token"
         )
     return int(tokenizer.eos_token_id)
