@@ -47,7 +47,7 @@ EVASIVE = {
     "zh": ("这个要看情况吧。", "我不太清楚，你问问别人。", "到时候再说吧。"),
 }
 PADDING = {
-    "en": "Thank you so much for this wonderful question, we are always so happy. {} Do tell us if there is anything else.",
+    "en": "Thank you so much for this question, we are always happy. {} Tell us if there is anything else.",
     "zh": "非常感谢您提出这么好的问题，我们特别高兴。{}如果您还有任何问题，都请随时告诉我们。",
 }
 

@@ -81,7 +81,7 @@ class TorchEngine(Frozen):
             bad = [name for name, value in metrics.items() if not math.isfinite(value)]
             what = f"{', '.join(bad)} and the gradient are" if bad else "the gradient is"
             raise ChatwrightError(
-                f"step {self.steps + 1}: {what} not finite (gradient norm {norm}); the weights were not changed. "
+                f"step {self.steps + 1}: {what} not finite (gradient norm {norm}); no weight was changed. "
                 f"Lower optim.lr (now {rate:.3g}), set optim.clip, or look at the data of this step"
             )
         self.optimizer.step()

@@ -95,18 +95,37 @@ def verdict(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     if judge := found.get("reward_model"):
         low, high = judge["accuracy_ci"]
         tone = "good" if low > max(0.5, judge["longer_is_better"]) else "open"
-        said.append((tone, f"The reward model picks the better of two held-out answers {judge['accuracy']:.1%} of the time "
-                           f"(95 % interval {low:.1%} to {high:.1%}, {judge['pairs']} pairs)."))  # fmt: skip
+        said.append(
+            (
+                tone,
+                f"The reward model picks the better of two held-out answers in {judge['accuracy']:.1%} "
+                f"of cases (95 % interval {low:.1%} to {high:.1%}, {judge['pairs']} pairs).",
+            )
+        )
     if rl := found.get("rl"):
         low, high = rl["reward_gain_ci"]
-        tone = "good" if low > 0 else "bad" if high < 0 else "open"
+        tone = _tone(low, high)
         does = {"good": "is better than", "bad": "is worse than", "open": "cannot be told from"}[tone]
-        said.append((tone, f"{rl['after']} {does} {rl['before']} on {rl['prompts']} held-out prompts: mean reward "
-                           f"{rl['reward_before']:.3g} → {rl['reward_after']:.3g}, a gain of {rl['reward_gain']:.3g} "
-                           f"({low:.3g} to {high:.3g}), {rl['kl']:.3g} nats away."))  # fmt: skip
+        said.append(
+            (
+                tone,
+                f"{rl['after']} {does} {rl['before']} on {rl['prompts']} held-out prompts: mean reward "
+                f"{rl['reward_before']:.3g} → {rl['reward_after']:.3g}, a gain of {rl['reward_gain']:.3g} "
+                f"({low:.3g} to {high:.3g}), {rl['kl']:.3g} nats away.",
+            )
+        )
     if right := found.get("correctness"):
         low, high = right["ci"]
-        tone = "good" if low > 0 else "bad" if high < 0 else "open"
-        said.append((tone, f"Correct answers, checked by rule: {right['sft']:.1%} → {right['rl']:.1%} "
-                           f"(difference {low:+.1%} to {high:+.1%})."))  # fmt: skip
+        change = f"(difference {low:+.1%} to {high:+.1%})."
+        said.append(
+            (
+                _tone(low, high),
+                f"Correct answers, checked by rule: {right['sft']:.1%} → {right['rl']:.1%} {change}",
+            )
+        )
     return said
+
+
+def _tone(low: float, high: float) -> str:
+    """What an interval of a gain says."""
+    return "good" if low > 0 else "bad" if high < 0 else "open"

@@ -1,4 +1,6 @@
-"""What can be said of a set of answers without a model: a row of METRICS each, (texts, token counts …) -> number."""
+"""What can be said of a set of answers without a model: a row of METRICS each, (texts, token counts …) ->
+number.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,9 @@ def finished(answers: Sequence[Answer]) -> float:
 
 
 def distinct(answers: Sequence[Answer], n: int = 2) -> float:
-    """Share of different character n-grams among all (Li et al. 2016's distinct-n, on characters for any language)."""
+    """Share of different character n-grams among all (Li et al. 2016's distinct-n, on characters for any
+    language).
+    """
     grams = [a["text"][i : i + n] for a in answers for i in range(len(a["text"]) - n + 1)]
     return len(set(grams)) / len(grams) if grams else 0.0
 
@@ -47,8 +51,8 @@ METRICS: dict[str, Callable[[Sequence[Answer]], float]] = {
 def judge_quality(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
     """A reward model's figures on held-out pairs: accuracy with interval, margin, calibration, length bias.
 
-    A tie is half right. The calibration error compares σ(margin), what the model says its chance of being right is, with
-    how often it is (expected calibration error over ten bins); its curve comes along.
+    A tie is half right. The calibration error compares σ(margin), what the model says its chance of being
+    right is, with how often it is (expected calibration error over ten bins); its curve comes along.
     """
     margins = np.array([s["chosen"] - s["rejected"] for s in scores])
     right = (margins > 0) + 0.5 * (margins == 0)

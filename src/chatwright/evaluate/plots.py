@@ -81,7 +81,8 @@ def kl_against_reward(rows: Sequence[dict[str, Any]]) -> str:
     if len(points) < 2:
         return ""
     figure, axes = _sheet(3.4, 2.1)
-    axes.scatter(*zip(*points, strict=True), c=range(len(points)), cmap="Blues", s=14, vmin=-len(points) / 2)
+    x, y = zip(*points, strict=True)
+    axes.scatter(x, y, c=list(range(len(points))), cmap="Blues", s=14, vmin=-len(points) / 2)
     axes.set_xlabel("KL to the start, nats an answer")
     axes.set_ylabel("reward")
     axes.set_title("KL against reward")

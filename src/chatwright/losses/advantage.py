@@ -1,6 +1,7 @@
 """From rewards to advantages. Every function has one shape:
 
-    (rewards [B, T], mask [B, T], groups [B], values [B, T] or None, finished [B], settings) -> (advantages, returns)
+    (rewards [B, T], mask [B, T], groups [B], values [B, T] or None, finished [B], settings)
+    -> (advantages [B, T], returns [B, T] or None)
 
 Rewards sit on the tokens of answers (a score for a whole answer on its last one), `groups` number the
 prompts. Returns are the critic's targets, None without a critic. Whitening is not done here, except where

@@ -57,7 +57,9 @@ def token_stats(model: nn.Module, batch: Batch, temperature: float = 1.0) -> Tok
     states = hidden_states(model, batch)[row, column - 1]
     targets = batch.ids[row, column]
     size = max(1, CHUNK_ELEMENTS // head.vocabulary)
-    parts = [_chunk(head, s, t) for s, t in zip(states.split(size), targets.split(size), strict=True)]
+    parts = [
+        _chunk(head, s, t) for s, t in zip(torch.split(states, size), torch.split(targets, size), strict=True)
+    ]
     empty = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
     if not parts:
         return TokenStats(empty + 0 * states.sum(), empty)

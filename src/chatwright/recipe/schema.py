@@ -64,8 +64,8 @@ class ModelStage(StageBase):
         description="The stage, folder or hub name to start from; the recipe's model by default.",
     )
     data: dict[str, float] = Field(description="Names of data sources, as a list or with weights.")
-    length: LengthConfig = Field(default_factory=LengthConfig)  # type: ignore[arg-type]
-    optim: OptimConfig = Field(default_factory=OptimConfig)  # type: ignore[arg-type]
+    length: LengthConfig = Field(default_factory=LengthConfig)
+    optim: OptimConfig = Field(default_factory=OptimConfig)
     lora: LoraConfig | None = Field(None, description="Train adapters in place of all weights.")
     save_every: int | None = Field(
         None, ge=1, description="Steps between checkpoints; every two minutes by default."
@@ -124,7 +124,7 @@ class CriticConfig(Config):
         alias="from",
         description="A reward-model stage to start from; the policy with a zero head by default.",
     )
-    optim: OptimConfig = Field(default_factory=OptimConfig)  # type: ignore[arg-type]
+    optim: OptimConfig = Field(default_factory=OptimConfig)
 
 
 class PtxConfig(Config):
@@ -142,15 +142,15 @@ class RLStage(ModelStage):
     method: str = Field(description="ppo, grpo, dapo …: a row of the table of methods.")
     reward: dict[str, RewardPart] = Field(description="Rewards and their weights.")
     steps: int = Field(ge=1, description="Rounds of sampling and learning.")
-    settings: RLConfig = Field(default_factory=RLConfig, description="The method's own settings.")  # type: ignore[arg-type]
+    settings: RLConfig = Field(default_factory=RLConfig, description="The method's own settings.")
     preset: Literal["trl", "verl", "openrlhf", "deepspeed-chat", "paper"] | None = Field(
         None, alias="as", description="Take the choices of another implementation."
     )
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)  # type: ignore[arg-type]
-    critic: CriticConfig = Field(default_factory=CriticConfig)  # type: ignore[arg-type]
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    critic: CriticConfig = Field(default_factory=CriticConfig)
     reference: str | None = Field(None, description="The frozen reference; the stage's own start by default.")
     ptx: PtxConfig | None = None
-    health: HealthConfig = Field(default_factory=HealthConfig)  # type: ignore[arg-type]
+    health: HealthConfig = Field(default_factory=HealthConfig)
 
     @field_validator("reward", mode="before")
     @classmethod
@@ -170,7 +170,7 @@ class EvaluateStage(StageBase):
     correct: str | None = Field(
         None, description="The part of the reward (0 or 1) that counts as correctness in the report."
     )
-    sampling: SamplingConfig = Field(default_factory=SamplingConfig)  # type: ignore[arg-type]
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     answers: int = Field(1, ge=1, description="Answers to each prompt; their scores are averaged.")
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
 
@@ -190,8 +190,8 @@ class Recipe(Config):
     out: str = Field("runs", description="Where runs are written, seen from the recipe's folder.")
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     model: str | FreshModel = Field(description="A model folder, a hub name, or {new: {…}}.")
-    engine: EngineConfig = Field(default_factory=EngineConfig)  # type: ignore[arg-type]
-    template: TemplateConfig = Field(default_factory=TemplateConfig)  # type: ignore[arg-type]
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    template: TemplateConfig = Field(default_factory=TemplateConfig)
     data: dict[str, DataSource] = Field(description="Data sources by name.")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="What to do when rows cannot be used.")
     log: tuple[Destination, ...] = Field(

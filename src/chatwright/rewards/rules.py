@@ -49,7 +49,7 @@ def length(rollout: Rollout, target: int = 64, width: int = 32) -> float:
 
 
 def format_(rollout: Rollout, pattern: str = r"\S", finished: bool = True) -> float:
-    """1 if the whole answer has the form of `pattern` from its beginning, and (by default) came to its end."""
+    """1 if the answer has the form of `pattern` from its beginning, and (by default) came to its end."""
     shaped = re.match(pattern, rollout.text, re.DOTALL) is not None
     return float(shaped and (rollout.finished or not finished))
 
@@ -141,7 +141,7 @@ def _imported(name: str, folder: Path) -> Callable[[Sequence[Rollout]], Sequence
     function = getattr(module, function_name, None)
     if not callable(function):
         raise ChatwrightError(f"reward {name!r}: {module.__file__} has no function {function_name!r}")
-    return function  # type: ignore[no-any-return]
+    return function
 
 
 def _from_file(name: str, file: Path) -> Any:
@@ -160,9 +160,12 @@ def normalised(text: str) -> str:
 
 
 def says(text: str, fact: str) -> bool:
-    """Is the fact in the (normalised) text, and not as the end or beginning of another number: 6 is not in 16."""
+    """Is the fact in the (normalised) text, and not inside another number: 6 is not in 16."""
     wanted = re.escape(normalised(fact))
-    return re.search(rf"(?<![\d.]){wanted}(?!\d)" if fact[:1].isdigit() else rf"{wanted}(?!\d)", text) is not None
+    return (
+        re.search(rf"(?<![\d.]){wanted}(?!\d)" if fact[:1].isdigit() else rf"{wanted}(?!\d)", text)
+        is not None
+    )
 
 
 def script(text: str) -> str:

@@ -59,21 +59,26 @@ class Health:
         bad_length = bool(c.length) and m["length"] > c.length * base
         bad_repeat = bool(c.repetition) and m["repetition"] > c.repetition
         dead = c.dead_reward and m["reward_std"] < 1e-6
-        return {
-            "kl": f"the policy is {m.get('kl', 0):.3g} nats an answer from its reference: raise settings.kl or lower optim.lr"
-            if bad_kl
-            else "",
-            "entropy": f"entropy fell to {m.get('entropy', 0):.2g}: the policy stops exploring; lower optim.lr or raise kl"
-            if bad_entropy
-            else "",
-            "length": f"answers grew from {base:.0f} to {m['length']:.0f} tokens: does the reward like length?"
-            if bad_length
-            else "",
-            "repetition": f"{m['repetition']:.0%} of trigrams repeat: the reward is being gamed; raise kl"
-            if bad_repeat
-            else "",
-            "dead_reward": "all answers of a round get the same reward: nothing is learned" if dead else "",
+        seen = {
+            "kl": (
+                bad_kl,
+                f"{m.get('kl', 0):.3g} nats an answer from the reference: raise kl or lower optim.lr",
+            ),
+            "entropy": (
+                bad_entropy,
+                f"entropy fell to {m.get('entropy', 0):.2g}: lower optim.lr or raise kl",
+            ),
+            "length": (
+                bad_length,
+                f"answers grew from {base:.0f} to {m['length']:.0f} tokens: is length rewarded?",
+            ),
+            "repetition": (
+                bad_repeat,
+                f"{m['repetition']:.0%} of trigrams repeat: the reward is gamed; raise kl",
+            ),
+            "dead_reward": (dead, "all answers of a round get the same reward: nothing is learned"),
         }
+        return {name: sentence if bad else "" for name, (bad, sentence) in seen.items()}
 
     def _act(self, step: int, name: str, sentence: str) -> None:
         if self.config.action == "stop":

@@ -58,7 +58,7 @@ class PolicyGradient:
         if self.settings.ema:
             self.average = {n: p.detach().clone() for n, p in self._trained().items()}
 
-    # -- experience ---------------------------------------------------------------------------------------------
+    # experience
 
     def prepare(self, rollouts: Sequence[Rollout]) -> Experience:
         """Old log-probabilities, KL, values and advantages of a round's answers."""
@@ -130,7 +130,7 @@ class PolicyGradient:
             self.beta *= 1 + error * answers / self.settings.kl_horizon
         self._noted["beta"] = self.beta
 
-    # -- steps --------------------------------------------------------------------------------------------------
+    # steps
 
     def update(self, minibatch: Experience, step: int) -> Metrics:
         """One optimizer step of the policy and one of the critic; in the warm-up, of the critic alone."""
@@ -192,7 +192,7 @@ class PolicyGradient:
     def _trained(self) -> dict[str, nn.Parameter]:
         return {n: p for n, p in self.policy.module.named_parameters() if p.requires_grad}
 
-    # -- numbers and state --------------------------------------------------------------------------------------
+    # numbers and state
 
     _noted: Metrics = field(init=False, default_factory=dict)
 

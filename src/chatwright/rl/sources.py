@@ -1,4 +1,4 @@
-"""Where rewarded rollouts come from: round number in, rollouts out, so that a position is a round's number."""
+"""Where rewarded rollouts come from: a round's number in, rollouts out, so the number is the position."""
 
 from __future__ import annotations
 

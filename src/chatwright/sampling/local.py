@@ -73,7 +73,7 @@ class LocalSampler:
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
         if len(prompt_ids) >= room:
             raise ChatwrightError(
-                f"a prompt has {len(prompt_ids)} tokens, the model takes {room}: shorten it, or set length.max_length"
+                f"a prompt has {len(prompt_ids)} tokens and the model takes {room} with its answer"
             )
         uniforms = np.random.Generator(np.random.Philox(key=seed)).random(config.max_tokens)
         return _Row(prompt_ids, uniforms, min(config.max_tokens, room - len(prompt_ids)))

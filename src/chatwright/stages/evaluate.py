@@ -9,6 +9,7 @@ from typing import Any
 from chatwright.core.files import write_jsonl
 from chatwright.core.seeds import derive
 from chatwright.core.types import Prompt, Rollout
+from chatwright.engine.torch_engine import Frozen
 from chatwright.evaluate.compare import compare
 from chatwright.models.readout import token_logprobs
 from chatwright.recipe.schema import EvaluateStage
@@ -69,7 +70,7 @@ def divergence(
     rollouts: Sequence[Rollout], baseline: build.Policy, stage: EvaluateStage, job: Job
 ) -> list[float]:
     """log π − log π_baseline of each answer, summed over its tokens: one sample of the KL divergence."""
-    frozen = build.Frozen(baseline.model, job.engine.device)
+    frozen = Frozen(baseline.model, job.engine.device)
     batch = collate(rollouts, RLConfig(), stage.sampling.max_tokens, baseline.template.pad_id)
     temperature = stage.sampling.temperature or 1.0
     theirs = frozen.infer(batch, lambda model, part: token_logprobs(model, part, temperature))

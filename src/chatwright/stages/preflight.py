@@ -52,9 +52,8 @@ class Preflight:
             raise ChatwrightError(
                 f"stage {self.job.directory.name!r} fails its preflight: " + "; ".join(failed)
             )
-        self.job.say(
-            f"[dim]preflight: {len(self.findings)} checks passed ({', '.join(f.name for f in self.findings)})[/dim]"
-        )
+        names = ", ".join(finding.name for finding in self.findings)
+        self.job.say(f"[dim]preflight: {len(self.findings)} checks passed ({names})[/dim]")
 
     def room(self, model: nn.Module, copies: int = 1) -> None:
         """Memory for the trained model and its `copies` in all, disk for two checkpoints and the result."""
@@ -78,7 +77,7 @@ class Preflight:
         )
 
     def mask(self, batch: Batch, template: Template, spoken: bool) -> None:
-        """Something is trained in the first batch, and where answers are, their end of turn is trained too."""
+        """Something is trained in the first batch, and where answers are, their end of turn too."""
         trained = int(batch.mask.sum())
         share = trained / max(int(batch.attention.sum()), 1)
         self.check(

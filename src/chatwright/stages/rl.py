@@ -32,6 +32,7 @@ from chatwright.stages.preflight import Preflight
 from chatwright.train.checkpoint import Checkpoints
 from chatwright.train.objectives import NoSettings, sft_loss
 
+Parts = dict[str, Callable[[Path], None]]
 Ptx = tuple[float, Loss, Callable[[int], Batch]]
 SHOWN = ("reward", "kl", "length", "tokens_per_second")
 
@@ -133,12 +134,10 @@ def ptx_of(config: PtxConfig, stage: RLStage, job: Job, start: build.Policy) -> 
     return config.weight, sft_loss(NoSettings()), batch
 
 
-def parts_of(
-    algorithm: PolicyGradient,
-) -> tuple[dict[str, Callable[[Path], None]], dict[str, Callable[[Path], None]]]:
+def parts_of(algorithm: PolicyGradient) -> tuple[Parts, Parts]:
     """What a checkpoint holds: how each part is saved, and how it is loaded."""
-    saved = {"policy": algorithm.policy.save}
-    loaded = {"policy": algorithm.policy.load}
+    saved: Parts = {"policy": algorithm.policy.save}
+    loaded: Parts = {"policy": algorithm.policy.load}
     if algorithm.critic:
         saved["critic"], loaded["critic"] = algorithm.critic.save, algorithm.critic.load
     if algorithm.average:

@@ -51,7 +51,7 @@ class DpoConfig(Config):
     flip: float = Field(0.1, ge=0, lt=0.5, description="cdpo, robust: share of labels that are wrong.")
     average: bool | None = Field(
         None,
-        description="Log-probabilities per token in place of sums; by default only ipo does (as trl; OpenRLHF sums).",
+        description="Log-probabilities per token in place of sums; by default only ipo (as trl).",
     )
     nll: float = Field(0.0, ge=0, description="Weight of the chosen answers' negative log-likelihood (RPO).")
 
@@ -239,7 +239,7 @@ def kto_loss(config: KtoConfig) -> Loss:
 
 
 def mismatched_kl(batch: RatedBatch, engine: Engine, reference: Reference) -> Tensor:
-    """z₀: the mean of log π − log π_ref of each prompt with its neighbour's answer, at least 0, one number."""
+    """z₀: the mean of log π − log π_ref of prompts with their neighbours' answers, at least 0, one number."""
     shifted = mismatched(batch)
     policy = (engine.infer(shifted, token_logprobs) * shifted.mask).sum(1)
     return (policy - (reference(shifted) * shifted.mask).sum(1)).mean().clamp(min=0)
