@@ -18,15 +18,20 @@ TEXTS = [
     "你好，请问怎么退货？七天之内都可以退。",
 ] * 4
 ASK, SAY = Message("user", "你好, hello?"), Message("assistant", "Yes, 可以。")
-LLAMA2 = (
-    "{% for m in messages %}{% if m['role'] == 'user' %}{{ '[INST] ' + m['content'].strip() + ' [/INST]' }}"
-    "{% elif m['role'] == 'assistant' %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}{% endfor %}"
-)
-MARKED = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}{% if m['role'] == 'assistant' %}"
-    "{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{% else %}{{ m['content'] + '<|im_end|>' }}"
-    "{% endif %}{{ '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
+LLAMA2 = """
+{%- for m in messages %}
+{%- if m['role'] == 'user' %}{{ '[INST] ' + m['content'].strip() + ' [/INST]' }}
+{%- elif m['role'] == 'assistant' %}{{ ' ' + m['content'].strip() + ' ' + eos_token }}{% endif %}
+{%- endfor %}"""
+MARKED = """
+{%- for m in messages %}{{ '<|im_start|>' + m['role'] + '\\n' }}
+{%- if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}
+{%- else %}{{ m['content'] + '<|im_end|>' }}{% endif %}{{ '\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+REWRITING = """
+{%- for m in messages %}{{ '<|im_start|>' + m['role'] + ('!' if loop.last else '') }}
+{{- m['content'] + '<|im_end|>' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"""
 
 
 def tokenizer():
@@ -102,12 +107,8 @@ def test_what_a_user_types_cannot_end_a_turn():
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused_by_name():
-    rewriting = (
-        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + ('!' if loop.last else '') + m['content'] + '<|im_end|>' }}"
-        "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant' }}{% endif %}"
-    )
-    with pytest.raises(ChatwrightError, match="prefix-preserving.*chatml"):
-        template(rewriting)
+    with pytest.raises(ChatwrightError, match=r"prefix-preserving.*chatml"):
+        template(REWRITING)
 
 
 def test_a_template_that_forgets_the_answers_is_refused():
@@ -117,8 +118,8 @@ def test_a_template_that_forgets_the_answers_is_refused():
 
 def test_a_template_that_refuses_a_conversation_is_an_error_of_the_user():
     strict = LLAMA2.replace(
-        "{% if m['role'] == 'user' %}",
-        "{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% elif m['role'] == 'user' %}",
+        "{%- if m['role'] == 'user' %}",
+        "{%- if m['role'] == 'system' %}{{ raise_exception('no system') }}{% elif m['role'] == 'user' %}",
     )
     t = template(strict)
     with pytest.raises(ChatwrightError, match=r"refuses a conversation: no system.*chatml"):

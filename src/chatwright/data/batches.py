@@ -136,8 +136,8 @@ def _fitting(
             if length.overlong == "error":
                 raise ChatwrightError(
                     f"the row that begins {template.decode(row['ids'][:24])!r} has "
-                    f"{length.max_length + excess} tokens, and length.max_length is {length.max_length}; raise "
-                    "it, or set length.overlong to drop or left_truncate_prompt"
+                    f"{length.max_length + excess} tokens, and length.max_length is {length.max_length}; "
+                    "raise it, or set length.overlong to drop or left_truncate_prompt"
                 )
             if length.overlong == "drop" or room < excess:
                 counts["dropped as over-long"] += 1

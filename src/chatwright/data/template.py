@@ -227,7 +227,8 @@ def _render(tokenizer: Any, jinja: str, turns: Sequence[Message], answer_next: b
 
 def _refused(tokenizer: Any, error: TemplateError) -> ChatwrightError:
     return ChatwrightError(
-        f"the chat template of {_name(tokenizer)} refuses a conversation: {error}. Change the rows, or {ADVICE}"
+        f"the chat template of {_name(tokenizer)} refuses a conversation: {error}. "
+        f"Change the rows, or {ADVICE}"
     )
 
 
