@@ -17,14 +17,16 @@ from chatwright.evaluate.figures import figures, rows_of, stages_of, verdict
 
 TRAINING = ("loss", "accuracy", "margin", "held_out/loss", "held_out/accuracy", "grad_norm", "lr")
 PRACTICE = (
-    "reward", "kl", "entropy", "length", "finished", "reward_std", "explained_variance", "clipped_high",
-    "clipped_low", "kl_old", "critic/loss", "sampler_gap", "repetition", "beta", "grad_norm", "lr", "tokens_per_second",
+    "reward", "kl", "entropy", "length", "finished", "reward_std", "explained_variance",
+    "clipped_high", "clipped_low", "kl_old", "critic/loss", "sampler_gap", "repetition", "beta",
+    "grad_norm", "lr", "tokens_per_second",
 )  # fmt: skip
 
 
 def write_report(run: Path) -> Path:
-    """Both files, into the run's folder; returns the page's path. Raises ChatwrightError where there is no
-    run.
+    """Both files, into the run's folder; returns the page's path.
+
+    Raises ChatwrightError where there is no run.
     """
     if not (run / "manifest.json").exists():
         raise ChatwrightError(f"{run}: no run in this folder (it has no manifest.json)")
