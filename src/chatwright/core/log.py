@@ -62,15 +62,13 @@ class Tracker:
         write_jsonl(path, list(kept))
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
         self._path, self._began = path, time.monotonic()
-        self._file = path.open("a", encoding="utf-8")
         self._writers = [_WRITERS[name](directory, run, start) for name in destinations]
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Write one step's numbers."""
         row = {"step": step, "seconds": round(self.elapsed(), 3), **metrics}
-        with named_os_errors(self._path):
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
+        with named_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
         for writer in self._writers:
             writer.write(step, metrics)
 
@@ -79,8 +77,7 @@ class Tracker:
         return self.seconds + time.monotonic() - self._began
 
     def close(self) -> None:
-        """Flush everything."""
-        self._file.close()
+        """Flush what the destinations hold back."""
         for writer in self._writers:
             writer.close()
 

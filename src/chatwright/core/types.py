@@ -39,7 +39,7 @@ class Config(BaseModel):
                     )
                     hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(sorted(known))}"
                     raise PydanticCustomError(
-                        "unknown_key", "unknown key {key!r}; {hint}", {"key": key, "hint": hint}
+                        "unknown_key", "unknown key '{key}'; {hint}", {"key": key, "hint": hint}
                     )
         return data
 

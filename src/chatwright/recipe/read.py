@@ -49,7 +49,7 @@ def _apply(raw: dict[str, Any], change: str) -> None:
         node = _child(node, part, change)
     if isinstance(node, list):
         raise ChatwrightError(f"--set {change}: {'.'.join(path)} is a list; name one of its entries")
-    if isinstance(node, str):
+    if not isinstance(node, dict):
         raise ChatwrightError(f"--set {change}: {'.'.join(path)} is a plain value and has no key {last!r}")
     node[last] = yaml.safe_load(value)
 

@@ -1,0 +1,160 @@
+"""The whole loop, and what it leaves behind."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+
+from chatwright.console.summary import print_summary
+from chatwright.core.files import read_json, read_jsonl
+from chatwright.core.types import ChatwrightError
+from chatwright.pipeline import Run
+from chatwright.recipe.read import read_recipe
+from shop import recipe, write_shop
+
+
+def run(path: Path, changes: tuple[str, ...] = (), **only: str) -> tuple[Path, str]:
+    """Execute a recipe in this process; returns its folder and what it printed."""
+    console = Console(width=200, file=io.StringIO())
+    folder = Run(read_recipe(path, changes), path.parent, console).execute(**only)
+    print_summary(folder, console)
+    return folder, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    path = write_shop(tmp_path_factory.mktemp("shop"))
+    folder, said = run(path)
+    return path, folder, said
+
+
+def test_every_model_is_a_plain_hugging_face_folder(shop):
+    _, folder, _ = shop
+    for stage in ("base", "pretrain", "sft", "chat"):
+        model = AutoModelForCausalLM.from_pretrained(folder / stage / "model")
+        tokenizer = AutoTokenizer.from_pretrained(folder / stage / "model")
+        asked = [{"role": "user", "content": "你好, can I change my order?"}]
+        ids = tokenizer.apply_chat_template(
+            asked, add_generation_prompt=True, return_tensors="pt", return_dict=True
+        )
+        out = model.generate(**ids, max_new_tokens=4, do_sample=False)
+        assert out.shape[1] > ids["input_ids"].shape[1]
+        assert tokenizer.convert_tokens_to_ids("<|im_end|>") in model.generation_config.eos_token_id
+    judge = AutoModelForSequenceClassification.from_pretrained(folder / "judge" / "model")
+    assert judge.config.num_labels == 1 and judge.score.weight.abs().sum() > 0
+
+
+def test_the_report_holds_what_scripts_read(shop):
+    _, folder, said = shop
+    found = read_json(folder / "report.json")
+    assert {"accuracy", "accuracy_ci", "ece", "length_bias"} <= found["reward_model"].keys()
+    wanted = {"reward_before", "reward_after", "reward_gain_ci", "kl", "length_before", "length_after"}
+    assert wanted <= found["rl"].keys()
+    assert {"sft", "rl", "ci"} <= found["correctness"].keys()
+    assert found["seconds"] > 0
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page
+    assert "Loss contract" in page and "<svg" in page
+    assert "reward model: held-out accuracy" in said and "chatwright chat" in said
+
+
+def test_metrics_name_what_matters(shop):
+    _, folder, _ = shop
+    rows = read_jsonl(folder / "chat" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    wanted = {
+        "reward", "reward_std", "reward/judge", "kl", "kl_k3", "entropy", "clipped_high", "clipped_low",
+        "kl_old", "explained_variance", "length", "finished", "grad_norm", "sampler_gap",
+        "seconds/generate", "ptx/loss",
+    }  # fmt: skip
+    assert wanted <= rows[0].keys()
+    assert rows[0]["kl"] == pytest.approx(0, abs=1e-4) and rows[0]["sampler_gap"] < 1e-3
+    assert (folder / "chat" / "model-ema" / "model.safetensors").exists()
+
+
+def test_a_second_run_keeps_everything_and_a_change_redoes_what_depends_on_it(shop):
+    path, folder, _ = shop
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")}
+    _, said = run(path)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")} == before
+    assert said.count("done before, kept") == 5
+    _, said = run(path, ("stages.chat.steps=2",))
+    assert said.count("done before, kept") == 3
+    assert (folder / "chat.old-1").exists()
+
+
+def test_the_same_seed_gives_the_same_weights(shop, tmp_path):
+    _, folder, _ = shop
+    again, _ = run(write_shop(tmp_path), until="sft")
+    for stage in ("base", "pretrain", "sft"):
+        one, two = (f / stage / "model" / "model.safetensors" for f in (folder, again))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_edited_data_are_noticed(tmp_path):
+    path = write_shop(tmp_path)
+    folder, _ = run(path, until="pretrain")
+    before = read_json(folder / "pretrain" / "manifest.json")["fingerprint"]
+    rows = (tmp_path / "data" / "text.jsonl").read_text(encoding="utf-8").splitlines()
+    rows[0] = json.dumps({"text": "Something new."})
+    (tmp_path / "data" / "text.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    run(path, until="pretrain")
+    assert read_json(folder / "pretrain" / "manifest.json")["fingerprint"] != before
+
+
+def test_bad_rows_stop_the_run_before_training_or_are_written_down(tmp_path):
+    path = write_shop(tmp_path)
+    with (tmp_path / "data" / "demos.jsonl").open("a", encoding="utf-8") as file:
+        file.write(
+            '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": ""}]}\n{"mess'
+        )
+    with pytest.raises(ChatwrightError, match=r"demos\.jsonl:\d+"):
+        run(path, until="pretrain")
+    assert not (tmp_path / "runs" / "mini" / "pretrain").exists()
+    folder, _ = run(path, ("on_bad_row=skip",), until="pretrain")
+    assert len(read_jsonl(folder / "rejected.jsonl")) == 2
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_knob_named(tmp_path):
+    path = write_shop(tmp_path)
+    with pytest.raises(ChatwrightError, match=r"optim\.lr"):
+        run(path, ("stages.pretrain.optim.lr=1e20", "stages.pretrain.optim.clip=0"), until="pretrain")
+
+
+@pytest.mark.parametrize(
+    ("objective", "source", "loss"),
+    [
+        ("dpo", "pairs", {"loss": "ipo", "nll": 0.1}),
+        ("simpo", "pairs", {}),
+        ("orpo", "pairs", {}),
+        ("kto", "rated", {}),
+    ],
+)
+def test_every_preference_objective_runs_with_and_without_lora(tmp_path, objective, source, loss):
+    content = recipe()
+    content["data"]["rated"] = "data/rated.jsonl"
+    stage = {"kind": "train", "objective": objective, "data": [source], "loss": loss, "steps": 2, "batch": 4}
+    stage |= {"length": {"max_length": 128}, "from": "sft"}
+    content["stages"] = [
+        *content["stages"][:2],
+        {"name": "whole", **stage},
+        {"name": "lora", **stage, "lora": {"rank": 2}},
+    ]
+    path = write_shop(tmp_path, content)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "pairs.jsonl").read_text("utf-8").splitlines()]
+    rated = [
+        {"prompt": row["prompt"], "response": row[side], "label": side == "chosen"}
+        for row in rows[:20]
+        for side in ("chosen", "rejected")
+    ]
+    (tmp_path / "data" / "rated.jsonl").write_text("\n".join(json.dumps(r) for r in rated), encoding="utf-8")
+    folder, _ = run(path, ("stages.pretrain.steps=1", "stages.sft.steps=1"))
+    start = AutoModelForCausalLM.from_pretrained(folder / "sft" / "model").state_dict()
+    for name in ("whole", "lora"):
+        made = AutoModelForCausalLM.from_pretrained(folder / name / "model").state_dict()
+        assert made.keys() == start.keys()
+        assert any(not torch.equal(made[k], start[k]) for k in made)

@@ -1,0 +1,110 @@
+"""A recipe's mistakes are named with file, line, key and what to do."""
+
+import pytest
+import yaml
+
+from chatwright.core.types import ChatwrightError
+from chatwright.recipe.read import read_recipe
+from shop import recipe
+
+
+def write(tmp_path, content):
+    path = tmp_path / "recipe.yaml"
+    text = content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def stage(content, name):
+    return next(s for s in content["stages"] if s["name"] == name)
+
+
+def test_the_shipped_recipes_are_valid(tmp_path):
+    from importlib import resources
+
+    found = sorted((resources.files("chatwright") / "assets" / "recipes").iterdir(), key=str)
+    assert len(found) >= 3
+    for file in found:
+        read_recipe(write(tmp_path, file.read_text(encoding="utf-8")))
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        (lambda r: r.update(sead=1), r"recipe\.yaml:\d+: sead: unknown key 'sead'; did you mean 'seed'\?"),
+        (lambda r: stage(r, "sft").update(epoch=1), r"stages\.sft\.epoch: .*did you mean 'epochs'"),
+        (lambda r: stage(r, "sft")["optim"].update(lrr=1), r"stages\.sft\.optim\.lrr: .*did you mean 'lr'"),
+        (lambda r: stage(r, "sft").update(objective="stf"), r"no objective 'stf'"),
+        (lambda r: stage(r, "sft").update({"from": "pretrian"}), r"did you mean 'pretrain'"),
+        (lambda r: stage(r, "sft").update(data=["demo"]), r"no data source 'demo'; did you mean 'demos'"),
+        (lambda r: stage(r, "chat").update(method="grpoo"), r"did you mean 'grpo'"),
+        (lambda r: stage(r, "chat").update({"from": "judge"}), r"'judge' is a reward model, which scores"),
+        (lambda r: stage(r, "chat").update(reward={"jugde": 1.0}), r"did you mean 'judge'"),
+        (lambda r: stage(r, "chat").update(reward={}), r"reward: needs at least one part"),
+        (
+            lambda r: stage(r, "chat")["critic"].update({"from": "sft"}),
+            r"'sft' is no earlier reward-model stage",
+        ),
+        (lambda r: stage(r, "check").update(correct="fact"), r"correct: 'fact' is not among its rewards"),
+        (lambda r: stage(r, "judge").update(loss={"marginz": 1}), r"did you mean 'margins'"),
+        (lambda r: r["stages"].append(dict(r["stages"][0])), r"two stages have this name"),
+        (lambda r: stage(r, "sft").update(name="a/b"), r"a stage's name is letters"),
+        (lambda r: r.pop("model"), r"recipe\.yaml:1: model: this key is needed"),
+        (lambda r: stage(r, "sft").update(batch=0), r"stages\.sft\.batch: .*greater than or equal to 1"),
+        (
+            lambda r: stage(r, "chat").update(method="grpo", settings={"answers": 1}),
+            r"compares answers to one prompt, so it needs at least 2",
+        ),
+        (
+            lambda r: stage(r, "chat").update(method="grpo", settings={"kl_estimator": "k1", "answers": 4}),
+            r"k1 in the loss has a gradient of zero",
+        ),
+        (lambda r: stage(r, "chat").update({"as": "verl", "method": "gspo"}), r"as: verl has no gspo"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, change, wanted):
+    content = recipe()
+    change(content)
+    with pytest.raises(ChatwrightError, match=wanted):
+        read_recipe(write(tmp_path, content))
+
+
+def test_the_line_is_the_keys_line(tmp_path):
+    path = write(tmp_path, recipe())
+    lines = path.read_text().splitlines()
+    number = next(i for i, line in enumerate(lines, 1) if "objective: sft" in line)
+    lines[number - 1] = lines[number - 1].replace("sft", "stf")
+    path.write_text("\n".join(lines))
+    with pytest.raises(ChatwrightError, match=rf"recipe\.yaml:{number}: stages\.sft\.objective"):
+        read_recipe(path)
+
+
+def test_broken_yaml_and_missing_files_are_sentences(tmp_path):
+    with pytest.raises(ChatwrightError, match=r"recipe\.yaml:3: not YAML"):
+        read_recipe(write(tmp_path, "name: a\nmodel: [b\n"))
+    with pytest.raises(ChatwrightError, match="no such recipe; `chatwright init DIR`"):
+        read_recipe(tmp_path / "other.yaml")
+    with pytest.raises(ChatwrightError, match="a recipe is a mapping"):
+        read_recipe(write(tmp_path, "- a\n"))
+
+
+def test_set_changes_values_by_stage_name(tmp_path):
+    path = write(tmp_path, recipe())
+    changes = ["seed=11", "stages.sft.optim.lr=1e-4", "stages.chat.settings.kl=0.2", "data.text=other.jsonl"]
+    made = read_recipe(path, changes)
+    assert made.seed == 11 and made.data["text"].path == "other.jsonl"
+    assert made.stages[1].optim.lr == 1e-4 and made.stages[3].settings.kl == 0.2
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ("seed", "write it as key=value"),
+        ("stages.sfd.steps=1", "nothing here is named 'sfd'; there are: pretrain, sft"),
+        ("stages=1.x", "valid tuple"),
+        ("seed.x=1", "no key below|plain value"),
+    ],
+)
+def test_bad_changes_are_named(tmp_path, change, wanted):
+    with pytest.raises((ChatwrightError, TypeError), match=wanted):
+        read_recipe(write(tmp_path, recipe()), [change])

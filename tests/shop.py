@@ -1,0 +1,103 @@
+"""A very small shop for tests: the starter's data for a few intents, and a recipe that takes seconds."""
+
+from pathlib import Path
+
+import yaml
+
+from chatwright.core.files import write_jsonl
+from chatwright.data.starter import _demos, _pairs, _prompts, _text, intents
+
+MODEL = {"new": {"family": "llama", "hidden": 32, "layers": 2, "heads": 2, "vocab": 500, "max_length": 160}}
+
+
+def write_data(folder: Path, count: int = 6) -> None:
+    """The starter's files for its first intents."""
+    chosen = intents()[:count]
+    files = {
+        "text": _text(chosen),
+        "demos": _demos(chosen),
+        "pairs": _pairs(chosen, "questions", chosen),
+        "prompts": _prompts(chosen, "questions"),
+        "held_out_pairs": _pairs(chosen, "held_out", chosen),
+        "held_out_prompts": _prompts(chosen, "held_out"),
+    }
+    for name, rows in files.items():
+        write_jsonl(folder / "data" / f"{name}.jsonl", list(rows))
+
+
+def recipe(steps: int = 6, **changes: object) -> dict[str, object]:
+    """The starter recipe's shape at a thousandth of its size."""
+    names = ("text", "demos", "pairs", "prompts", "held_out_pairs", "held_out_prompts")
+    learn = {
+        "steps": steps,
+        "batch": 8,
+        "length": {"max_length": 128},
+        "save_every": 2,
+        "optim": {"lr": 2e-3},
+    }
+    return {
+        "name": "mini",
+        "seed": 3,
+        "model": MODEL,
+        "engine": {"threads": 1},
+        "log": [],
+        "data": {name: f"data/{name}.jsonl" for name in names},
+        "stages": [
+            {"name": "pretrain", "kind": "train", "objective": "pretrain", "data": ["text"], **learn},
+            {
+                "name": "sft",
+                "kind": "train",
+                "objective": "sft",
+                "from": "pretrain",
+                "data": ["demos"],
+                **learn,
+            },
+            {
+                "name": "judge",
+                "kind": "train",
+                "objective": "reward_model",
+                "from": "sft",
+                "data": ["pairs"],
+                "held_out_data": ["held_out_pairs"],
+                **learn,
+            },
+            {
+                "name": "chat",
+                "kind": "rl",
+                "method": "ppo",
+                "from": "sft",
+                "data": ["prompts"],
+                "reward": {"judge": 1.0, "length": {"weight": 0.1, "settings": {"target": 8}}},
+                "critic": {"from": "judge"},
+                "ptx": {"data": ["demos"], "weight": 0.1, "batch": 4},
+                "steps": steps,
+                "sampling": {"max_tokens": 12},
+                "settings": {
+                    "prompts": 8, "answers": 2, "minibatch": 8, "epochs": 2, "kl_target": 1.0,
+                    "reward_normalise": True, "ema": 0.9,
+                },
+                "health": {"action": "off"},
+                "save_every": 2,
+            },
+            {
+                "name": "check",
+                "kind": "evaluate",
+                "compare": ["sft", "chat"],
+                "data": ["held_out_prompts"],
+                "reward": {"judge": 1.0, "facts": 0.0},
+                "correct": "facts",
+                "sampling": {"max_tokens": 12},
+            },
+        ],
+        **changes,
+    }  # fmt: skip
+
+
+def write_shop(folder: Path, content: dict[str, object] | None = None) -> Path:
+    """Data and recipe in a folder; returns the recipe's path."""
+    write_data(folder)
+    path = folder / "recipe.yaml"
+    path.write_text(
+        yaml.safe_dump(content or recipe(), sort_keys=False, allow_unicode=True), encoding="utf-8"
+    )
+    return path
