@@ -6,7 +6,9 @@ that most of them have, and says so.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,10 +53,11 @@ KEYS = {*PROMPT, *ANSWER, *CHOSEN, *REJECTED, *SCORE, *TURNS, *CONTEXT, *ASIDE}
 
 
 class Row(NamedTuple):
-    """A record and where it stood: "file.jsonl:12"."""
+    """A record, where it stood ("file.jsonl:12"), and the format it was read as."""
 
     record: Record
     where: str
+    format: str = ""
 
 
 class Format(NamedTuple):
@@ -195,6 +198,9 @@ def prompt(row: Fields) -> Prompt:
     asked = {**row, "prompt": row["turns"][0]} if row.get("turns") else row
     answer = optional_text(row.get("answer"), "answer")
     meta = row.get("meta") or {}
+    if isinstance(meta, str):  # a cell of a CSV or Parquet file
+        with contextlib.suppress(json.JSONDecodeError):
+            meta = json.loads(meta)
     if not isinstance(meta, Mapping):
         raise RowError("wrong type", f"meta is {meta!r}, which is no object")
     used = {*PROMPT, *TURNS, *CONTEXT, "answer", "meta", "system", "history"}
@@ -272,7 +278,7 @@ def detect(rows: Iterable[Any]) -> str | None:
 def _files(path: str, base: Path) -> Iterator[tuple[str, Iterator[RawRow | BadRow]]]:
     """(name, raw rows) of each file behind a path."""
     place = base / Path(path).expanduser()
-    if not place.exists() and is_hub_name(path) and not place.parent.joinpath(Path(path).stem).exists():
+    if not place.exists() and is_hub_name(path) and not place.parent.is_dir():
         yield path, read_hub(path)
     elif place.is_dir() and is_saved(place):
         yield str(place), read_saved(place)
@@ -308,6 +314,6 @@ def _record(row: RawRow, name: str) -> Row | BadRow:
         detail = f"a row must be an object with keys, and this is {str(row.value)[:60]!r}"
         return BadRow(row.where, "wrong type", detail, row.value)
     try:
-        return Row(FORMATS[name].record(row.value), row.where)
+        return Row(FORMATS[name].record(row.value), row.where, name)
     except RowError as error:
         return BadRow(row.where, error.reason, error.detail, row.value)

@@ -4,25 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from chatwright.core.seeds import derive
-from chatwright.core.types import Demo, Record, Text
+from chatwright.core.types import ChatwrightError, Demo, Prompt, Record, Text
+from chatwright.data.clean import normal
 
 
-def mix(sources: Mapping[str, Sequence[Record]], weights: Mapping[str, float], seed: int) -> list[Record]:
-    """All rows of every source, `weight` times each.
+def mix(
+    sources: Mapping[str, Sequence[Record]],
+    weights: Mapping[str, float],
+    seed: int,
+    budgets: Mapping[str, int | None] | None = None,
+    tokens: Callable[[Record], int] | None = None,
+) -> list[Record]:
+    """All rows of every source, `weight` times each, or as many as fit its budget of tokens.
 
     A weight of 2 brings every row twice, 0.5 every second row and 1.5 every row and then half of them again,
-    chosen by the seed.
+    chosen by the seed. A budget takes rows in the seed's order until it is used up, from the beginning again
+    where the source is smaller than that; `tokens` says how many a row has.
     """
     mixed: list[Record] = []
     for name, rows in sources.items():
+        draw = random.Random(derive(seed, name))
+        budget = (budgets or {}).get(name)
+        if budget is not None and tokens is not None:
+            mixed += _spend(draw.sample(list(rows), len(rows)), budget, tokens)
+            continue
+        if weights[name] <= 0:
+            raise ChatwrightError(
+                f"data: {name}: its weight is {weights[name]:g}; give one above 0, or drop it"
+            )
         whole, part = divmod(weights[name], 1)
         mixed += list(rows) * int(whole)
-        extra = round(part * len(rows))
-        mixed += random.Random(derive(seed, name)).sample(list(rows), extra)
+        mixed += draw.sample(list(rows), round(part * len(rows)))
     return mixed
+
+
+def _spend(rows: Sequence[Record], budget: int, tokens: Callable[[Record], int]) -> list[Record]:
+    """Rows in order, around and around, until the next would go over the budget."""
+    lengths = [max(tokens(row), 1) for row in rows]
+    taken: list[Record] = []
+    left, at = budget, 0
+    while rows and lengths[at % len(rows)] <= left:
+        left -= lengths[at % len(rows)]
+        taken.append(rows[at % len(rows)])
+        at += 1
+    if not taken:
+        raise ChatwrightError(f"a budget of {budget} tokens is less than one row; raise it")
+    return taken
 
 
 def split(records: Sequence[Record], held_out: float) -> tuple[list[Record], list[Record]]:
@@ -35,16 +65,17 @@ def split(records: Sequence[Record], held_out: float) -> tuple[list[Record], lis
 
 
 def prompt_key(record: Record) -> str:
-    """The text that decides which side of a split a record falls on."""
+    """The text that decides which side of a split a record falls on; case, white space and full-width forms
+    make no difference.
+    """
     if isinstance(record, Text):
-        return record.text
+        return normal(record.text)
     if isinstance(record, Demo):
-        first = next(
-            (i for i, m in enumerate(record.messages) if m.role == "assistant"), len(record.messages)
-        )
-        return "\x1f".join(m.content.strip() for m in record.messages[:first])
-    messages = getattr(record, "messages", None) or record.prompt.messages  # type: ignore[union-attr]
-    return "\x1f".join(m.content.strip() for m in messages)
+        turns = record.messages
+        first = next((i for i, m in enumerate(turns) if m.role == "assistant" and i), len(turns))
+        return "\x1f".join(normal(m.content) for m in turns[:first])
+    messages = record.messages if isinstance(record, Prompt) else record.prompt.messages
+    return "\x1f".join(normal(m.content) for m in messages)
 
 
 def _share(text: str) -> float:

@@ -22,7 +22,7 @@ from chatwright.data.encodings import encoding_of
 logger = logging.getLogger("chatwright")
 
 DOCUMENT_END = "<|endoftext|>"
-HUB_NAME = re.compile(r"^[\w-]+(/[\w.-]+)?(@[\w.-]+)?$")
+HUB_NAME = re.compile(r"^[\w-]+/[\w.-]+(@[\w.-]+)?$")
 ABOUT = re.compile(r"^(readme|license|licence|notice|citation|changelog)\b", re.I)
 """Files that describe a folder of data and are no data themselves."""
 
@@ -73,6 +73,10 @@ def read_file(path: Path) -> Iterator[RawRow | BadRow]:
         yield from reader(path)
     except (OSError, EOFError) as error:
         raise ChatwrightError(f"{path}: cannot be read: {error}") from error
+    except UnicodeDecodeError as error:
+        raise ChatwrightError(
+            f"{path}: bytes {error.start}-{error.end} are no text in {error.encoding}; save the file as UTF-8"
+        ) from error
 
 
 def read_hub(name: str) -> Iterator[RawRow]:
@@ -267,7 +271,8 @@ def _lines(path: Path) -> Iterator[tuple[int, str | bytes]]:
         encoding = encoding_of(stream, path)
         stream.seek(0)
         if encoding.startswith("utf-16"):
-            yield from enumerate(io.TextIOWrapper(stream, encoding, newline="\n"), 1)
+            with io.TextIOWrapper(stream, encoding, newline="\n") as text:
+                yield from enumerate(text, 1)
             return
         for number, raw in enumerate(stream, 1):
             if number == 1:
@@ -282,12 +287,7 @@ def _text(path: Path) -> str:
     with _open(path) as stream:
         encoding = encoding_of(stream, path)
         stream.seek(0)
-        try:
-            return stream.read().decode(encoding).removeprefix("\ufeff").replace("\r\n", "\n")
-        except UnicodeDecodeError as error:
-            raise ChatwrightError(
-                f"{path}: bytes {error.start}-{error.end} are no text in {encoding}; save the file as UTF-8"
-            ) from error
+        return stream.read().decode(encoding).removeprefix("\ufeff").replace("\r\n", "\n")
 
 
 def _hidden(path: Path) -> bool:
@@ -302,5 +302,6 @@ def _missing(path: Path) -> str:
     parent = path.parent
     if not parent.is_dir():
         return f"{path}: no such file, and no folder {parent} either"
-    near = difflib.get_close_matches(path.name, [p.name for p in parent.iterdir()], 1, 0.6)
-    return f"{path}: no such file" + (f"; did you mean {parent / near[0]}?" if near else "")
+    names = {p.name.partition(".")[0]: p for p in sorted(parent.iterdir())}
+    near = difflib.get_close_matches(path.name.partition(".")[0], names, 1, 0.6)
+    return f"{path}: no such file" + (f"; did you mean {names[near[0]]}?" if near else "")

@@ -1,0 +1,207 @@
+"""Looking at data before a model does: counts, the view of what is trained, and rewriting in one form."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.text import Text as RichText
+
+from chatwright.core.files import PART, named_os_errors, write_jsonl
+from chatwright.core.types import ChatwrightError, Demo, Prompt, Rated, Record, Text
+from chatwright.data.batches import encode_demo, encode_pair, encode_rated
+from chatwright.data.clean import (
+    checked,
+    content_of,
+    duplicates,
+    language,
+    near_duplicates,
+    plain,
+    warn_of_scores,
+)
+from chatwright.data.formats import Row, read
+from chatwright.data.mix import prompt_key
+from chatwright.data.readers import BadRow
+from chatwright.data.template import Template
+
+logger = logging.getLogger("chatwright")
+
+NEAR_ROWS = 20_000
+"""Rows of a file that are compared for near-duplicates; more would take minutes."""
+STYLES = {0: "dim", 1: "bold green"}
+END_STYLE = "bold white on green"
+
+
+def check(files: Sequence[str], tokenizer: Any = None, held_out: Sequence[str] = ()) -> dict[str, Any]:
+    """What is in some files: rows, formats, languages, lengths, duplicates, overlap with held-out files, and
+    every bad row. Lengths are in tokens, or without a tokenizer in characters.
+
+    Returns {"unit", "files": [{"file", "rows", "bad", "formats", "languages", "length", "duplicates",
+    "near_duplicates", "near_checked", "overlap"}], "bad": [{"where", "reason", "detail"}], "reasons"}.
+    """
+    kept_out = {
+        prompt_key(row.record) for spec in held_out for row in checked(read(spec)) if isinstance(row, Row)
+    }
+    length = (lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"])) if tokenizer else len
+    described, bad = [], []
+    for spec in files:
+        rows = list(checked(read(spec)))
+        good = [row for row in rows if isinstance(row, Row)]
+        faulty = [row for row in rows if isinstance(row, BadRow)]
+        warn_of_scores(good, spec)
+        described.append({"file": spec, **_described(good, length, kept_out), "bad": len(faulty)})
+        bad += [{"where": row.where, "reason": row.reason, "detail": row.detail} for row in faulty]
+    return {
+        "unit": "tokens" if tokenizer else "characters",
+        "files": described,
+        "bad": bad,
+        "reasons": dict(Counter(row["reason"] for row in bad).most_common()),
+    }
+
+
+def _described(rows: Sequence[Row], length: Callable[[str], int], kept_out: set[str]) -> dict[str, Any]:
+    records = [row.record for row in rows]
+    texts = [content_of(record) for record in records]
+    lengths = [length(text) for text in texts]
+    quantiles = np.quantile(lengths, [0.5, 0.9, 0.99, 1]) if lengths else [0] * 4
+    return {
+        "rows": len(rows),
+        "formats": dict(Counter(row.format for row in rows).most_common()),
+        "languages": dict(Counter(map(language, texts)).most_common()),
+        "length": dict(zip(("p50", "p90", "p99", "max"), map(int, quantiles), strict=True)),
+        "duplicates": len(duplicates(records)),
+        "near_duplicates": len(near_duplicates(records[:NEAR_ROWS])),
+        "near_checked": min(len(records), NEAR_ROWS),
+        "overlap": sum(prompt_key(record) in kept_out for record in records) if kept_out else None,
+    }
+
+
+def show(record: Record, template: Template) -> Iterator[tuple[str, RichText]]:
+    """(title, text) of each row a record becomes: trained tokens green, the rest dim, control tokens (the end
+    of turn among them) by name.
+    """
+    if isinstance(record, Text):
+        ids = template.text(record.text)
+        yield "text", _coloured(ids, [1] * len(ids), template)
+    elif isinstance(record, Prompt):
+        ids = template.prompt_ids(record.messages)
+        yield "prompt (nothing is trained)", _coloured(ids, [0] * len(ids), template)
+    elif isinstance(record, Demo):
+        row = encode_demo(record, template)
+        yield "conversation", _coloured(row["ids"], row["mask"], template)
+    elif isinstance(record, Rated):
+        row = encode_rated(record, template)
+        verdict = "wanted" if row["desirable"] else "unwanted"
+        yield f"{verdict} (score {record.score:g})", _coloured(row["ids"], row["mask"], template)
+    else:
+        row = encode_pair(record, template)
+        yield "chosen", _coloured(row["ids"], row["mask"], template)
+        yield "rejected", _coloured(row["other_ids"], row["other_mask"], template)
+
+
+def _coloured(ids: Sequence[int], mask: Sequence[int], template: Template) -> RichText:
+    """Tokens as text in the colour of their mask; letters that need several tokens are put together."""
+    shown, run = RichText(), list[int]()
+    control = {*template.tokenizer.all_special_ids, template.end_of_turn}
+
+    def flush(bit: int) -> None:
+        shown.append(template.tokenizer.decode(run), STYLES[bit])
+        run.clear()
+
+    for i, (token, bit) in enumerate(zip(ids, mask, strict=True)):
+        if token in control:
+            shown.append(template.show(token), END_STYLE if bit else "dim reverse")
+            continue
+        run.append(token)
+        if i + 1 == len(ids) or ids[i + 1] in control or mask[i + 1] != bit:
+            flush(bit)
+    return shown
+
+
+def convert(source: str, target: Path) -> dict[str, Any]:
+    """Rewrite data in the project's own form; the target's ending says as which kind of file.
+
+    Rows that cannot be used go to TARGET.rejected.jsonl. Returns {"rows", "bad", "rejected": path or None}.
+    Raises ChatwrightError for an unknown ending, rows of several kinds, or no usable row.
+    """
+    write = _writer(target)
+    rows = list(checked(read(source)))
+    records = [row.record for row in rows if isinstance(row, Row)]
+    bad = [row._asdict() for row in rows if isinstance(row, BadRow)]
+    kinds = Counter(type(record).__name__ for record in records)
+    if not records:
+        raise ChatwrightError(f"{source}: no usable row, so {target} is not written")
+    if len(kinds) > 1:
+        found = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
+        raise ChatwrightError(f"{source}: rows of several kinds ({found}); convert them one by one")
+    part = target.with_name(target.name + PART)
+    with named_os_errors(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(write([plain(record) for record in records]))
+        part.replace(target)
+    rejected = target.with_name(target.name + ".rejected.jsonl") if bad else None
+    if rejected:
+        write_jsonl(rejected, list[Mapping[str, Any]](bad))
+    return {"rows": len(records), "bad": len(bad), "rejected": rejected}
+
+
+def _writer(target: Path) -> Callable[[Sequence[Mapping[str, Any]]], bytes]:
+    packed = target.name.lower().endswith(".gz")
+    suffix = Path(target.name.lower().removesuffix(".gz")).suffix
+    if suffix not in WRITERS:
+        raise ChatwrightError(
+            f"{target}: files that can be written end in {', '.join(WRITERS)} (or with .gz)"
+        )
+    write = WRITERS[suffix]
+    return (lambda rows: gzip.compress(write(rows), mtime=0)) if packed else write
+
+
+def _jsonl(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+def _json(rows: Iterable[Mapping[str, Any]]) -> bytes:
+    return (json.dumps(list(rows), ensure_ascii=False, indent=1) + "\n").encode()
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """With the mark that spreadsheets need to read Chinese; turns and meta as JSON in their cells."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    sheet = io.StringIO(newline="")
+    writer = csv.DictWriter(sheet, names)
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({k: _cell(v) if isinstance(v, list | dict) else v for k, v in row.items()})
+    return sheet.getvalue().encode("utf-8-sig")
+
+
+def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Meta as JSON: a column of objects would give every row the keys of all."""
+    flat = [{k: _cell(v) if isinstance(v, dict) else v for k, v in row.items()} for row in rows]
+    names = list(dict.fromkeys(name for row in flat for name in row))
+    table = pa.table({name: [row.get(name) for row in flat] for name in names})
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def _cell(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+WRITERS: dict[str, Callable[[Sequence[Mapping[str, Any]]], bytes]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _csv,
+    ".parquet": _parquet,
+}

@@ -1,0 +1,105 @@
+"""The three commands that look at data: check, show, convert."""
+
+import json
+
+import pytest
+
+from chatwright.core.types import ChatwrightError, Demo, Message, Pair, Prompt, Rated, Text
+from chatwright.data.check import END_STYLE, STYLES, check, convert, show
+from chatwright.data.clean import plain
+from chatwright.data.formats import read
+from chatwright.data.template import Template, TemplateConfig
+from chatwright.models.load import train_tokenizer
+
+U, A = (lambda text, role=role: Message(role, text) for role in ("user", "assistant"))
+P = Prompt((U("hello"),))
+T = Template.from_tokenizer(train_tokenizer(["hello good bad 你好"] * 4, 300), TemplateConfig())
+
+
+def write(path, rows):
+    path.write_text("".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def test_check_counts_what_is_there(tmp_path):
+    rows = [
+        {"prompt": q, "completion": "the answer"}
+        for q in ("how are you", "how are you", "你好吗你好吗你好吗你好吗")
+    ]
+    train = write(tmp_path / "a.jsonl", [*rows, "{\n", {"prompt": "q", "completion": ""}])
+    held = write(tmp_path / "b.jsonl", [{"prompt": "How  are you", "completion": "x"}])
+    report = check([train], T.tokenizer, [held])
+    (file,) = report["files"]
+    assert report["unit"] == "tokens" and check([train])["unit"] == "characters"
+    assert (file["rows"], file["bad"], file["duplicates"], file["overlap"]) == (3, 2, 1, 2)
+    assert file["formats"] == {"completion": 3} and file["languages"] == {"en": 2, "zh": 1}
+    longest = len(T.tokenizer("你好吗你好吗你好吗你好吗\nthe answer")["input_ids"])
+    assert file["length"]["max"] == longest
+    assert report["reasons"] == {"not JSON": 1, "empty answer": 1}
+    assert [row["where"] for row in report["bad"]] == [f"{train}:4", f"{train}:5"]
+
+
+def spans(text, style):
+    return [text.plain[s.start : s.end] for s in text.spans if s.style == style]
+
+
+def test_the_view_shows_what_is_trained_and_where_a_turn_ends():
+    ((_, text),) = show(Demo((U("hello"), A("good 你好"))), T)
+    assert spans(text, STYLES[1]) == ["good 你好"]
+    assert spans(text, END_STYLE) == ["<|im_end|>"]
+    assert text.plain == T.tokenizer.decode(T.conversation((U("hello"), A("good 你好"))).ids)
+
+
+def test_every_kind_of_record_has_a_view():
+    assert [title for title, _ in show(Pair(P, "good", "bad"), T)] == ["chosen", "rejected"]
+    assert [title for title, _ in show(Rated(P, "good", 0.0), T)] == ["unwanted (score 0)"]
+    ((_, prompt),) = show(P, T)
+    assert not spans(prompt, STYLES[1])
+    ((_, document),) = show(Text("hello"), T)
+    assert spans(document, STYLES[1]) == ["hello"]
+
+
+RECORDS = {
+    "demos": [
+        Demo((U('你好,\n "x"'), A("good"))),
+        Demo((Message("system", "s"), U("q"), A("a"), U("q"), A("b"))),
+    ],
+    "pairs": [Pair(P, "good", "bad", 0.5), Pair(P, "x", "y")],
+    "rated": [Rated(P, "good", 1.0), Rated(P, "bad", -0.5)],
+    "prompts": [Prompt((U("q"),), "7", {"facts": ["7"], "n": 1}), Prompt((U("q"),), "8")],
+    "texts": [Text("one\ntwo"), Text("3")],
+}
+
+
+@pytest.mark.parametrize("ending", [".jsonl", ".jsonl.gz", ".json", ".csv", ".csv.gz", ".parquet"])
+@pytest.mark.parametrize("kind", RECORDS)
+def test_what_is_converted_reads_back_the_same(tmp_path, kind, ending):
+    source = write(tmp_path / "a.jsonl", [plain(record) for record in RECORDS[kind]])
+    target = tmp_path / f"b{ending}"
+    assert convert(source, target) == {"rows": 2, "bad": 0, "rejected": None}
+    found = [row.record for row in read(str(target))]
+    assert found == RECORDS[kind]
+    if kind == "prompts":
+        assert [dict(record.meta) for record in found] == [{"facts": ["7"], "n": 1}, {}]
+
+
+def test_rows_that_cannot_be_converted_are_kept_beside(tmp_path):
+    source = write(tmp_path / "a.jsonl", [{"text": "t"}, {"text": ""}])
+    done = convert(source, tmp_path / "b.csv")
+    assert (done["rows"], done["bad"]) == (1, 1)
+    (row,) = (json.loads(line) for line in done["rejected"].read_text().splitlines())
+    assert row["reason"] == "empty text" and row["where"] == f"{source}:2"
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(ChatwrightError, match=r"\.jsonl, \.json, \.csv, \.parquet"):
+        convert(str(tmp_path / "nothing.jsonl"), tmp_path / "b.xlsx")
+    source = write(tmp_path / "a.jsonl", [{"text": ""}])
+    with pytest.raises(ChatwrightError, match="no usable row"):
+        convert(source, tmp_path / "b.jsonl")
+    (tmp_path / "two").mkdir()
+    write(tmp_path / "two" / "a.jsonl", [{"text": "t"}])
+    write(tmp_path / "two" / "b.jsonl", [{"prompt": "q"}])
+    with pytest.raises(ChatwrightError, match="several kinds"):
+        convert(str(tmp_path / "two"), tmp_path / "b.jsonl")
+    assert not list(tmp_path.glob("b.*"))
