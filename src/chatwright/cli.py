@@ -21,7 +21,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-console = Console(stderr=False)
+# No emoji: `file.jsonl:100:` is a place. Lines in a log file are not wrapped to 80 columns.
+console = Console(emoji=False, width=None if sys.stdout.isatty() else 160)
 
 Files = Annotated[
     list[str],
@@ -203,9 +204,8 @@ def _explain(error: Exception) -> int:
     from chatwright.core.types import ChatwrightError
 
     if isinstance(error, ChatwrightError):
-        Console(stderr=True).print(
-            f"[bold red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True
-        )
+        message = f"[bold red]error:[/] {escape(str(error))}"
+        Console(stderr=True, emoji=False).print(message, highlight=False, soft_wrap=True)
         return 2
     if isinstance(error, Interrupted):
         console.print(f"\n{error}. Run the same command again to go on.", highlight=False)

@@ -83,6 +83,7 @@ class Run:
             template=self.recipe.template,
             models=models | {"base": self._base_model()},
             data=data,
+            budgets={name: source.tokens for name, source in self.recipe.data.items()},
             log=self.recipe.log,
             console=self.console,
             stop=stop,
@@ -171,7 +172,7 @@ class Run:
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
         settings = stage.model_dump(mode="json", exclude={"save_every"})
-        data = {name: _hash_records(records[name]) for name in sorted(sources_of(stage))}
+        data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")
         return hash_of([settings, inputs, data, engine, template, self.recipe.seed, __version__])
 

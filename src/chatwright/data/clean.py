@@ -41,6 +41,11 @@ class DataSource(Config):
         description="A file, a folder or a hub name; a format may stand in front: pairs:file.jsonl."
     )
     rows: int | None = Field(None, ge=1, description="Only the first so many usable rows.")
+    tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Token budget: rows are drawn until it is used up, again and again if need be.",
+    )
     duplicates: Literal["keep", "drop"] = Field(
         "keep", description="Drop rows that say the same as an earlier one. Counted in any case."
     )

@@ -23,7 +23,10 @@ MODEL = "model"
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """One stage's place of work and its inputs. `models` maps the names a stage may use to model folders."""
+    """One stage's place of work and its inputs.
+
+    `models` maps the names a stage may use to model folders, `budgets` sources to the tokens wanted of them.
+    """
 
     run: str
     directory: Path
@@ -32,6 +35,7 @@ class Job:
     template: TemplateConfig
     models: Mapping[str, str]
     data: Mapping[str, Sequence[Record]]
+    budgets: Mapping[str, int | None]
     log: Sequence[Destination]
     console: Console
     stop: StopFlag

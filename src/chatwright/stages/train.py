@@ -16,6 +16,7 @@ from chatwright.core.log import Meter, Tracker
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.data.batches import Epochs, encode
+from chatwright.data.clean import content_of
 from chatwright.data.mix import mix, split
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine
@@ -111,9 +112,9 @@ def rows_of(
     stage: TrainStage, job: Job, objective: Objective, template: Template, outcome: Outcome
 ) -> tuple[Rows, Rows]:
     """The stage's training rows and its held-out rows, encoded; what was cut or dropped is counted."""
-    mixed = mix(
-        {name: job.data[name] for name in stage.data}, stage.data, derive(job.seed, stage.name, "mix")
-    )
+    sources = {name: job.data[name] for name in stage.data}
+    seed = derive(job.seed, stage.name, "mix")
+    mixed = mix(sources, stage.data, seed, job.budgets, lambda r: len(template.text(content_of(r))))
     train, held = split(mixed, stage.held_out)
     held = [*held, *(record for name in stage.held_out_data for record in job.data[name])]
     made = []
