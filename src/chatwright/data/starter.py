@@ -134,13 +134,15 @@ def _demos(chosen: list[Intent]) -> Iterator[dict[str, Any]]:
 
 
 def _pairs(chosen: list[Intent], which: str, others: list[Intent]) -> Iterator[dict[str, Any]]:
-    """For each question the right answer against two worse ones; every kind comes up equally often."""
+    """For each question the right answer against an answer to another question, and against one of another kind.
+
+    What is said wrongly is harder to hear than how it is said, so half of the others are wrong facts.
+    """
     for number, (intent, lang, question) in enumerate(_asked(chosen, which)):
-        for turn in range(2):
-            kind = KINDS[(number + number // len(KINDS) + turn * 3) % len(KINDS)]
-            rejected = bad_answer(
-                intent, lang, kind, derive(0, "pairs", number, turn), _others(intent, others)
-            )
+        manner = ("rude", "evasive", "too long", "wrong language")[number // 2 % 4]
+        for kind in ("off topic", "wrong fact" if number % 2 else manner):
+            draw = derive(0, "pairs", number, kind)
+            rejected = bad_answer(intent, lang, kind, draw, _others(intent, others))
             yield {"prompt": question, "chosen": intent[lang]["answer"], "rejected": rejected, "kind": kind}
 
 
