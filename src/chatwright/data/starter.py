@@ -134,7 +134,8 @@ def _demos(chosen: list[Intent]) -> Iterator[dict[str, Any]]:
 
 
 def _pairs(chosen: list[Intent], which: str, others: list[Intent]) -> Iterator[dict[str, Any]]:
-    """For each question the right answer against an answer to another question, and against one of another kind.
+    """For each question the right answer against an answer to another question, and against one of another
+    kind.
 
     What is said wrongly is harder to hear than how it is said, so half of the others are wrong facts.
     """

@@ -58,9 +58,10 @@ class TorchEngine(Frozen):
         self.module = module.to(self.device)
         self.optim, self.total_steps, self.seed, self.steps = optim, total_steps, seed, 0
         if optim.gradient_checkpointing:
-            self.module.gradient_checkpointing_enable(  # type: ignore[operator]
-                gradient_checkpointing_kwargs={"use_reentrant": False}
-            )
+            # transformers renames the method on its way to version 6
+            enable: Any = getattr(self.module, "activation_checkpointing_enable", None)
+            enable = enable or self.module.gradient_checkpointing_enable
+            enable({"use_reentrant": False})
         self.optimizer = build_optimizer(self.module, optim)
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:

@@ -1,0 +1,148 @@
+"""A global step is the same however it was split, resumes exactly, and never moves on a broken gradient."""
+
+import pytest
+import torch
+
+from chatwright.core.batch import Batch
+from chatwright.core.types import ChatwrightError
+from chatwright.data.batches import collate_demos, collate_pairs
+from chatwright.engine.base import Term
+from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
+from chatwright.engine.torch_engine import TorchEngine
+from chatwright.models.readout import token_logprobs
+from chatwright.train.objectives import DpoConfig, NoSettings, OrpoConfig, dpo_loss, orpo_loss, sft_loss
+from tiny import tiny_lm
+
+
+def demos(lengths=(30, 4, 12, 7, 21, 5), seed=0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(5, 300, (n,), generator=generator).tolist() for n in lengths]
+    return collate_demos([{"ids": r, "mask": [0, 0] + [1] * (len(r) - 2)} for r in rows], 0)
+
+
+def pairs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def side(n):
+        ids = torch.randint(5, 300, (n,), generator=generator).tolist()
+        return ids, [0, 0] + [1] * (n - 2)
+
+    rows = []
+    for one, two in ((5, 9), (20, 4), (7, 7), (12, 15)):
+        (ids, mask), (other_ids, other_mask) = side(one), side(two)
+        rows.append(
+            {"ids": ids, "mask": mask, "other_ids": other_ids, "other_mask": other_mask, "margin": 0.0}
+        )
+    batch = collate_pairs(rows, 0)
+    batch.reference = torch.randn(8, generator=generator)
+    return batch
+
+
+def engine(**settings) -> TorchEngine:
+    return TorchEngine(tiny_lm(), OptimConfig(**{"lr": 1e-3, "clip": 0.0, **settings}), 100, "cpu")
+
+
+def weights(e):
+    return torch.cat([p.detach().flatten() for p in e.module.parameters()])
+
+
+CASES = {
+    "sft": (demos, sft_loss(NoSettings())),
+    "dpo": (pairs, dpo_loss(DpoConfig(nll=0.3))),
+    "orpo": (pairs, orpo_loss(OrpoConfig())),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_micro_batches_change_neither_loss_nor_gradient(name):
+    make, loss = CASES[name]
+    found = [engine(micro_tokens=tokens).step(make(), loss) for tokens in (10_000, 40, 1)]
+    for metrics in found[1:]:
+        for key, value in found[0].items():
+            assert metrics[key] == pytest.approx(value, rel=1e-5, abs=1e-7), key
+    assert found[1]["loss"] == pytest.approx(found[0]["loss"], rel=1e-6)
+
+
+def test_the_loss_is_the_mean_over_trained_tokens_and_order_does_not_matter():
+    batch, loss = demos(), sft_loss(NoSettings())
+    wanted = -float(token_logprobs(tiny_lm(), batch).sum() / batch.mask.sum())
+    assert engine().step(batch, loss)["loss"] == pytest.approx(wanted, rel=1e-6)
+    moved = batch.rows(torch.tensor([3, 1, 5, 0, 2, 4]))
+    assert engine().step(moved, loss)["grad_norm"] == pytest.approx(
+        engine().step(batch, loss)["grad_norm"], rel=1e-5
+    )
+
+
+def test_several_terms_add_their_gradients():
+    loss = sft_loss(NoSettings())
+    one, two = engine(), engine()
+    metrics = one.step(demos(seed=1), loss, [Term(demos(seed=2), loss, 0.5, "ptx/")])
+    assert metrics["ptx/loss"] == pytest.approx(engine().step(demos(seed=2), loss)["loss"], rel=1e-6)
+    two.step(demos(seed=1), loss)
+    assert not torch.equal(weights(one), weights(two))
+
+
+def test_save_and_load_continue_bit_for_bit(tmp_path):
+    loss = sft_loss(NoSettings())
+    whole, first, second = engine(schedule="cosine"), engine(schedule="cosine"), engine(schedule="cosine")
+    for step in range(6):
+        whole.step(demos(seed=step), loss)
+    for step in range(3):
+        first.step(demos(seed=step), loss)
+    first.save(tmp_path / "state")
+    second.load(tmp_path / "state")
+    for step in range(3, 6):
+        second.step(demos(seed=step), loss)
+    assert torch.equal(weights(whole), weights(second))
+
+
+def test_inference_keeps_the_order_and_trains_nothing():
+    e, batch = engine(micro_tokens=30), demos()
+    before = weights(e)
+    found = e.infer(batch, token_logprobs)
+    torch.testing.assert_close(found, token_logprobs(tiny_lm(), batch), rtol=1e-5, atol=1e-5)
+    assert torch.equal(before, weights(e)) and not found.requires_grad
+
+
+def test_a_gradient_that_is_not_finite_moves_no_weight():
+    def broken(model, batch):
+        return token_logprobs(model, batch).sum() * float("nan"), {}
+
+    e = engine()
+    before = weights(e)
+    with pytest.raises(ChatwrightError, match=r"step 1: loss and the gradient are not finite.*optim\.lr"):
+        e.step(demos(), broken)
+    assert torch.equal(before, weights(e))
+
+
+def test_gradient_checkpointing_and_clipping():
+    loss = sft_loss(NoSettings())
+    plain, frugal = engine().step(demos(), loss), engine(gradient_checkpointing=True).step(demos(), loss)
+    assert frugal["grad_norm"] == pytest.approx(plain["grad_norm"], rel=1e-5)
+    one, two = engine(clip=1e-3), engine(clip=0.0)
+    one.step(demos(), loss), two.step(demos(), loss)
+    assert not torch.equal(weights(one), weights(two))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "wanted"),
+    [
+        ("constant", [0.5, 1, 1, 1]),
+        ("linear", [0.5, 1, 0.5, 0.0625]),
+        ("cosine", [0.5, 1, 0.5, 0.0096]),
+        ("wsd", [0.5, 1, 1, 0.3125]),
+        ("step", [0.5, 1, 0.5, 0.25]),
+    ],
+)
+def test_schedules(schedule, wanted):
+    config = OptimConfig(lr=1.0, schedule=schedule, warmup=2, step_every=8)
+    found = [learning_rate(config, step, 18) for step in (0, 2, 10, 17)]
+    if schedule == "step":
+        found[3] = learning_rate(config, 18, 18)
+    assert found == pytest.approx(wanted, abs=1e-3)
+
+
+def test_only_matrices_decay():
+    groups = build_optimizer(tiny_lm(), OptimConfig(weight_decay=0.1)).param_groups
+    assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
+    assert all(p.dim() > 1 for p in groups[0]["params"]) and all(p.dim() == 1 for p in groups[1]["params"])

@@ -1,0 +1,41 @@
+"""Tiny real models for tests: seconds to train, nothing to download."""
+
+from functools import cache
+from typing import Any
+
+import torch
+
+from chatwright.data.template import Template, TemplateConfig
+from chatwright.models.load import NewModel, new_causal_lm, train_tokenizer
+
+TEXTS = [
+    "How do I return a parcel? You have 30 days to return it.",
+    "退货期限是几天？签收后30天内都可以退货。",
+    "Where is my order? Use the tracking link in your e-mail.",
+    "运费多少钱？运费是5元，满60元包邮。",
+]
+
+
+@cache
+def tiny_tokenizer() -> Any:
+    """A byte-level BPE tokenizer with 400 tokens."""
+    return train_tokenizer(TEXTS * 3, 400)
+
+
+@cache
+def tiny_template() -> Template:
+    """Its ChatML template."""
+    return Template.from_tokenizer(tiny_tokenizer(), TemplateConfig())
+
+
+def tiny_lm(family: str = "llama", seed: int = 0, **shape: Any) -> Any:
+    """A language model of some 20 thousand parameters, its weights large enough for peaked answers."""
+    spec = NewModel(
+        family=family, **{"hidden": 32, "layers": 2, "heads": 2, "vocab": 400, "max_length": 128, **shape}
+    )
+    model = new_causal_lm(spec, tiny_tokenizer(), seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.mul_(4)
+    return model.eval()
