@@ -26,6 +26,9 @@ class RLConfig(Config):
     kl_estimator: Literal["k1", "k2", "k3"] | None = Field(
         None, description="How it is estimated from samples."
     )
+    kl_correction: bool = Field(
+        False, description="Multiply a KL charge in the loss by the ratio, which makes its gradient unbiased."
+    )
     kl_target: float | None = Field(
         None, gt=0, description="Adapt β to this KL an answer, in nats (Ziegler 2019)."
     )

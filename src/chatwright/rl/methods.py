@@ -86,9 +86,9 @@ METHODS: dict[str, Method] = {
 
 PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "trl": {
-        "grpo": {"kl": 0.0, "aggregation": "token", "answers": 8, "importance_cap": 3.0},
-        "dr_grpo": {"kl": 0.0, "aggregation": "constant", "importance_cap": 3.0},
-        "dapo": {"kl": 0.0, "aggregation": "token", "dynamic_sampling": False, "importance_cap": 3.0},
+        "grpo": {"kl": 0.0, "aggregation": "token", "answers": 8, "kl_correction": True},
+        "dr_grpo": {"kl": 0.0, "aggregation": "constant", "kl_correction": True},
+        "dapo": {"kl": 0.0, "aggregation": "token", "dynamic_sampling": False, "kl_correction": True},
         "rloo": {"kl": 0.05, "answers": 2, "aggregation": "sequence"},
     },
     "verl": {
@@ -166,6 +166,7 @@ def _refuse_nonsense(name: str, method: Method, s: RLConfig) -> None:
 def contract(name: str, s: RLConfig, temperature: float) -> dict[str, str]:
     """What decides a run's numbers, in words: stored with it and printed."""
     method = METHODS[name]
+    corrected = ", times the ratio" if s.kl_correction else ""
     adaptive = f", adapted to {s.kl_target:g} nats an answer" if s.kl_target else ""
     return {
         "advantage": method.advantage.__name__ + (", whitened over the global batch" if s.whiten else ""),
@@ -175,7 +176,9 @@ def contract(name: str, s: RLConfig, temperature: float) -> dict[str, str]:
         if s.aggregation != "constant"
         else "sum by answers × longest answer",
         "normaliser scope": "optimizer step, all ranks; dropped groups are not counted",
-        "KL": f"{s.kl_estimator} in the {s.kl_place}, β {s.kl:g}{adaptive}" if s.kl else "not charged",
+        "KL": f"{s.kl_estimator} in the {s.kl_place}{corrected}, β {s.kl:g}{adaptive}"
+        if s.kl
+        else "not charged",
         "std rule": "unbiased, group, + 1e-4"
         if method.advantage.__name__ == "group_normalised"
         else "none in groups",
