@@ -211,7 +211,8 @@ def test_grpo_family(tmp_path, method, beta, corrected):
     longest = 16
     data = datasets.Dataset.from_list([{"prompt": "a"}] * 8)
     config = arguments(
-        trl.GRPOConfig, tmp_path, loss_type=method, beta=beta, num_generations=2, max_completion_length=longest,
+        trl.GRPOConfig, tmp_path, loss_type=method, beta=beta, num_generations=2,
+        max_completion_length=longest,
         epsilon=0.1, epsilon_high=0.15, use_bias_correction_kl=corrected,
     )  # fmt: skip
     other, template = tiny_lm(), tiny_template()

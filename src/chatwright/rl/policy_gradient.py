@@ -154,9 +154,8 @@ class PolicyGradient:
         if batch.correction is not None:
             losses = losses * batch.correction
         if batch.reference is not None:
-            losses = losses + self.beta * surrogates.KL[s.kl_estimator or "k3"](
-                stats.logprobs, batch.reference
-            )
+            charge = surrogates.KL[s.kl_estimator or "k3"](stats.logprobs, batch.reference)
+            losses = losses + self.beta * (charge * ratio if s.kl_correction else charge)
         with torch.no_grad():
             weights = batch.mask * (batch.share / batch.mask.sum(1).clamp(min=1))[:, None]
             # so weighted, every metric below is a mean over tokens (or over answers of token means)
