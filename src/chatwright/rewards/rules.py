@@ -170,6 +170,7 @@ def says(text: str, fact: str) -> bool:
 
 def script(text: str) -> str:
     """zh if Chinese characters outnumber Latin words, en if there is any letter, else an empty string."""
+    text = re.sub(r"[A-Za-z0-9_-]+([@.][A-Za-z0-9_-]+)+", " ", text)  # addresses are in no language
     chinese, latin = len(re.findall(r"[㐀-鿿]", text)), len(re.findall(r"[A-Za-z]+", text))
     if not chinese and not latin:
         return ""

@@ -1,0 +1,219 @@
+"""Experience, sources, controllers and monitors."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from chatwright.core.types import ChatwrightError, Message, Prompt, Rollout
+from chatwright.engine.optim import OptimConfig
+from chatwright.engine.torch_engine import TorchEngine
+from chatwright.rewards.base import WeightedSum
+from chatwright.rl.config import RLConfig
+from chatwright.rl.experience import collate, penalty
+from chatwright.rl.health import Health, HealthConfig
+from chatwright.rl.methods import METHODS, PRESETS, contract, resolve
+from chatwright.rl.policy_gradient import PolicyGradient
+from chatwright.rl.sources import Sampled
+from chatwright.sampling.base import SamplingConfig
+from tiny import tiny_lm
+
+
+def rollouts(n=12, seed=0, group=4):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for i in range(n):
+        length, prompt = (int(torch.randint(2, 12, (), generator=generator)) for _ in range(2))
+        ids = torch.randint(5, 300, (prompt + length,), generator=generator).tolist()
+        reward = float(torch.randn((), generator=generator))
+        made.append(
+            Rollout(
+                Prompt((Message("user", "?"),)), tuple(ids[:prompt]), tuple(ids[prompt:]), (-1.0,) * length,
+                finished=i % 3 > 0, group=i // group, reward=reward, parts={"r": reward},
+            )
+        )  # fmt: skip
+    return made
+
+
+def algorithm(method, micro_tokens=10_000, **settings):
+    full = resolve(method, RLConfig(**{"answers": 4, "dynamic_sampling": False, **settings}))
+    engine = TorchEngine(tiny_lm(), OptimConfig(micro_tokens=micro_tokens, clip=0.0), 10, "cpu")
+    return PolicyGradient(method, full, engine, 1.0, 12, 0, 0)
+
+
+def step(method, made, **settings):
+    a = algorithm(method, **settings)
+    metrics = a.update(a.prepare(made), 1) if not METHODS[method].critic else None
+    return metrics, torch.cat([p.detach().flatten() for p in a.policy.module.parameters()])
+
+
+FREE = [m for m in METHODS if not METHODS[m].critic]
+
+
+@pytest.mark.parametrize("method", FREE)
+def test_micro_batches_order_and_padding_change_no_step(method):
+    made = rollouts()
+    whole, weights = step(method, made)
+    cut, same = step(method, made, micro_tokens=30)
+    assert cut["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+    torch.testing.assert_close(same, weights, rtol=1e-4, atol=1e-6)
+    order = [5, 0, 11, 3, 7, 1, 9, 2, 10, 4, 8, 6]
+    moved, _ = step(method, [made[i] for i in order])
+    assert moved["grad_norm"] == pytest.approx(whole["grad_norm"], rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "method", ["grpo", "dr_grpo", "rloo", "dapo", "gspo", "cispo", "reinforce++_baseline"]
+)
+def test_a_constant_on_a_groups_rewards_changes_no_step(method):
+    made = rollouts()
+    shifted = [replace(r, reward=r.reward + (7.0 if r.group == 1 else 0.0)) for r in made]
+    one, two = step(method, made)[0], step(method, shifted)[0]
+    assert two["grad_norm"] == pytest.approx(one["grad_norm"], rel=1e-3)
+
+
+def test_the_first_ratio_is_one_and_the_kl_to_the_start_is_zero():
+    a = algorithm("grpo")
+    a.reference = lambda batch: a.policy.infer(batch, a._logprobs)
+    experience = a.prepare(rollouts())
+    metrics = a.update(experience, 1)
+    report = a.report(rollouts(), experience)
+    assert metrics["clipped_high"] == metrics["clipped_low"] == 0
+    assert abs(metrics["kl_old"]) < 1e-6 and abs(report["kl"]) < 1e-6 and abs(report["kl_k3"]) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("aggregation", "weight", "share"),
+    [("token", 1.0, 5.0), ("sequence", 0.2, 1.0), ("constant", 1.0, 12.0)],
+)
+def test_normalisers_are_weights_and_shares(aggregation, weight, share):
+    one = replace(rollouts()[0], response_ids=(5, 6, 7, 8, 9), logprobs=(0.0,) * 5)
+    batch = collate([one], RLConfig(aggregation=aggregation), 12, 0)
+    assert batch.weights[0].tolist() == pytest.approx([0.0] * len(one.prompt_ids) + [weight] * 5)
+    assert batch.share.tolist() == [share] and batch.rewards[0].nonzero().tolist() == [
+        [len(one.prompt_ids) + 4]
+    ]
+
+
+def test_truncated_answers_are_masked_or_charged():
+    made = rollouts()
+    masked = collate(made, RLConfig(aggregation="token", truncated="mask"), 12, 0)
+    cut = torch.tensor([not r.finished for r in made])
+    assert (
+        masked.weights[cut].abs().sum() == 0 and masked.share[cut].sum() == 0 and masked.share[~cut].min() > 0
+    )
+    charged = collate(made, RLConfig(aggregation="token", truncated="penalty", truncation_penalty=2.0), 12, 0)
+    kept = collate(made, RLConfig(aggregation="token"), 12, 0)
+    torch.testing.assert_close((kept.rewards - charged.rewards).sum(1), 2.0 * cut.float())
+
+
+@pytest.mark.parametrize(("length", "wanted"), [(6, 0.0), (8, 0.0), (10, 0.5), (12, 1.0)])
+def test_the_soft_penalty_grows_inside_the_buffer(length, wanted):
+    one = replace(rollouts()[1], response_ids=(5,) * length)
+    assert penalty(one, RLConfig(overlong_buffer=4), 12) == pytest.approx(wanted)
+
+
+class Scripted:
+    """A sampler whose answers are a function of prompt and seed; the reward reads their first token."""
+
+    def __init__(self):
+        self.asked = 0
+
+    def generate(self, prompts, n, config, seed):
+        self.asked += len(prompts)
+        return [
+            Rollout(p, (1,), (10 + (j if hash(p.messages) % 2 == 0 or seed % 2 else 0),), (0.0,), group=i)
+            for i, p in enumerate(prompts)
+            for j in range(n)
+        ]
+
+    def publish(self, weights):
+        pass
+
+
+def test_dynamic_sampling_drops_even_groups_refills_and_is_bounded():
+    reward = WeightedSum({"first": (1.0, lambda rs: [float(r.response_ids[0]) for r in rs])})
+    prompts = [Prompt((Message("user", str(i)),)) for i in range(40)]
+    settings = resolve("dapo", RLConfig(prompts=6, answers=3, refills=2))
+    source = Sampled(prompts, Scripted(), reward, settings, SamplingConfig(), 4)
+    for step_number in range(1, 6):
+        made = source.rollouts(step_number)
+        groups = {r.group for r in made}
+        for g in groups:
+            assert len({r.reward for r in made if r.group == g}) > 1 or len(groups) == 6
+        assert len(groups) <= 6 and len(made) == 3 * len(groups)
+    assert source.sampler.asked <= 5 * 6 * 3
+    assert [r.response_ids for r in source.rollouts(2)] == [r.response_ids for r in source.rollouts(2)]
+
+
+def test_the_kl_controller_moves_towards_its_target():
+    for seen, grows in ((10.0, True), (0.1, False)):
+        a = algorithm("reinforce", kl=0.1, kl_target=1.0, kl_horizon=100)
+        a._noted = {"kl": seen}
+        a._adapt(10)
+        assert (a.beta > 0.1) is grows
+        assert a.beta == pytest.approx(0.1 * (1 + (0.2 if grows else -0.2) * 0.1))
+
+
+def test_running_reward_statistics_are_those_of_all_rewards_and_survive_saving():
+    a = algorithm("reinforce", reward_normalise=True, reward_clip=1.5)
+    first, second = rollouts(seed=1), rollouts(seed=2)
+    a._normalised(first)
+    b = algorithm("reinforce", reward_normalise=True, reward_clip=1.5)
+    b.load_state(a.state())
+    found = torch.tensor([r.reward for r in b._normalised(second)])
+    everything = torch.tensor([r.reward for r in first + second])
+    wanted = (torch.tensor([r.reward for r in second]) - everything.mean()) / everything.std()
+    torch.testing.assert_close(found, wanted.clamp(-1.5, 1.5), rtol=1e-4, atol=1e-5)
+
+
+def test_the_average_follows_the_policy():
+    a = algorithm("reinforce", ema=0.5)
+    name, start = next((n, p.clone()) for n, p in a.average.items())
+    a.update(a.prepare(rollouts()), 1)
+    now = dict(a.policy.module.named_parameters())[name].detach()
+    torch.testing.assert_close(a.average[name], (start + now) / 2)
+    assert not torch.equal(now, start)
+
+
+def test_importance_weights_are_cut():
+    a = algorithm("reinforce", importance_cap=1.2)
+    correction = a.prepare(rollouts()).correction
+    assert correction is not None and float(correction.max()) <= 1.2 + 1e-6
+
+
+@pytest.mark.parametrize(("preset", "method"), [(p, m) for p, row in PRESETS.items() for m in row])
+def test_every_preset_resolves_and_has_a_contract(preset, method):
+    settings = resolve(method, RLConfig(), preset)
+    for key, value in PRESETS[preset][method].items():
+        assert getattr(settings, key) == value
+    assert {"advantage", "KL", "aggregation", "temperature"} <= contract(method, settings, 1.0).keys()
+    assert resolve(method, RLConfig(kl=0.123), preset).kl == 0.123
+
+
+def test_gspo_with_ppos_clip_range_is_warned_of(caplog):
+    import logging
+
+    logging.getLogger("chatwright").propagate = True
+    resolve("gspo", RLConfig(clip_low=0.2))
+    assert "clips nothing" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("metrics", "word"),
+    [
+        ({"kl": 99.0}, "nats"),
+        ({"entropy": 0.001}, "entropy"),
+        ({"length": 50.0}, "length"),
+        ({"repetition": 0.9}, "repeat"),
+        ({"reward_std": 0.0}, "same reward"),
+    ],
+)
+def test_monitors_act_after_their_patience(metrics, word):
+    good = {"kl": 1.0, "entropy": 1.0, "length": 10.0, "repetition": 0.1, "reward_std": 1.0}
+    health = Health(HealthConfig(action="stop", patience=2))
+    for number in range(5):
+        health(number, good)
+    health(6, good | metrics)
+    with pytest.raises(ChatwrightError, match=word):
+        health(7, good | metrics)
