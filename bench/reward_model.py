@@ -37,7 +37,8 @@ def rows_of(path: str, template: Template, length: int, cache: Path) -> tuple[An
     """Encoded training and held-out pairs; a quarter of the prompts is held out."""
     pairs = [row.record for row in read(path) if isinstance(row, Row) and isinstance(row.record, Pair)]
     limit = LengthConfig(max_length=length, overlong="drop")
-    return tuple(encode(part, encode_pair, template, limit, cache)[0] for part in split(pairs, 0.25))  # type: ignore[return-value]
+    train, held = (encode(part, encode_pair, template, limit, cache)[0] for part in split(pairs, 0.25))
+    return train, held
 
 
 def ours(folder: str, train: Any, pad_id: int, a: argparse.Namespace) -> Any:
@@ -59,8 +60,8 @@ def theirs(folder: str, train: Any, tokenizer: Any, a: argparse.Namespace, scrat
     ]
     config = TrlConfig(
         output_dir=scratch, max_steps=a.steps, per_device_train_batch_size=a.batch, learning_rate=a.lr,
-        lr_scheduler_type="linear", center_rewards_coefficient=0.01, max_length=None, use_cpu=True, bf16=False,
-        report_to=[], logging_steps=a.steps, save_strategy="no", seed=a.seed, adam_beta2=0.95,
+        lr_scheduler_type="linear", center_rewards_coefficient=0.01, max_length=None, use_cpu=True,
+        bf16=False, report_to=[], logging_steps=a.steps, save_strategy="no", seed=a.seed, adam_beta2=0.95,
         gradient_checkpointing=False, disable_tqdm=True,
     )  # fmt: skip
     data = datasets.Dataset.from_list(rows)
@@ -98,14 +99,13 @@ def main() -> None:
         for seed in range(a.seeds):
             a.seed = seed
             torch.manual_seed(seed)
+            peer = theirs(a.model, train, tokenizer, a, scratch)
             results = {
                 "chatwright": accuracy(ours(a.model, train, template.pad_id, a), held, template.pad_id),
-                "trl": accuracy(theirs(a.model, train, tokenizer, a, scratch), held, template.pad_id),
+                "trl": accuracy(peer, held, template.pad_id),
             }
             for name, (mean, low, high) in results.items():
-                print(
-                    f"seed {a.seed}  {name:10}  accuracy {mean:.3f}  [{low:.3f}, {high:.3f}]  held-out {len(held)}"
-                )
+                print(f"seed {seed}  {name:10}  {mean:.3f}  [{low:.3f}, {high:.3f}]  of {len(held)} pairs")
             found.append({"seed": seed, **results})
     settings = {key: str(value) for key, value in vars(a).items() if key not in ("seed", "out")}
     if a.out:
