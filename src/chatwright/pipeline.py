@@ -21,7 +21,7 @@ from rich.console import Console
 
 from chatwright import __version__
 from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json
-from chatwright.core.interrupt import StopFlag
+from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import load
 from chatwright.recipe.schema import FreshModel, Recipe, Stage
@@ -65,6 +65,8 @@ class Run:
                     self._say_missing(stage.name, only)
                 if stage.name in (only, until):
                     break
+                if stop.asked:
+                    raise Interrupted(f"stopped after stage {stage.name}, which is done")
         return self.directory
 
     def load_data(self) -> dict[str, list[Record]]:

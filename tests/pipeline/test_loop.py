@@ -158,3 +158,36 @@ def test_every_preference_objective_runs_with_and_without_lora(tmp_path, objecti
         made = AutoModelForCausalLM.from_pretrained(folder / name / "model").state_dict()
         assert made.keys() == start.keys()
         assert any(not torch.equal(made[k], start[k]) for k in made)
+
+
+@pytest.mark.parametrize("method", ["ppo", "grpo"])
+def test_rl_with_lora_trains_adapters_and_saves_a_plain_model(tmp_path, method):
+    content = recipe()
+    chat = content["stages"][3]
+    chat |= {"lora": {"rank": 2}, "method": method, "optim": {"lr": 1e-2}, "steps": 2}
+    chat["settings"] = {"prompts": 4, "answers": 2}
+    folder, _ = run(write_shop(tmp_path, content), until="chat")
+    start, made = (
+        AutoModelForCausalLM.from_pretrained(folder / s / "model").state_dict() for s in ("sft", "chat")
+    )
+    assert made.keys() == start.keys()
+    assert not torch.equal(
+        made["model.layers.0.mlp.up_proj.weight"], start["model.layers.0.mlp.up_proj.weight"]
+    )
+    assert torch.equal(made["model.embed_tokens.weight"], start["model.embed_tokens.weight"])
+    checks = {c["name"]: c["ok"] for c in read_json(folder / "chat" / "preflight.json")}
+    assert checks["KL to the start is 0"] and checks["sampler and trainer agree"]
+
+
+def test_bfloat16_goes_through_every_stage(tmp_path):
+    folder, _ = run(write_shop(tmp_path), ("engine.dtype=bfloat16", "stages.chat.steps=2"))
+    assert AutoModelForCausalLM.from_pretrained(folder / "chat" / "model").dtype == torch.bfloat16
+    assert read_json(folder / "report.json")["rl"]["reward_after"] is not None
+
+
+def test_token_budgets_decide_how_much_of_a_source_is_seen(tmp_path):
+    content = recipe(steps=1)
+    content["data"]["demos"] = {"path": "data/demos.jsonl", "tokens": 400}
+    folder, _ = run(write_shop(tmp_path, content), until="sft")
+    seen = read_json(folder / "sft" / "manifest.json")["data"]["train"]["rows"]
+    assert 0 < seen < 40
