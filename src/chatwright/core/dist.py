@@ -26,6 +26,20 @@ def sum_(x: Tensor) -> Tensor:
     return x
 
 
+def gather(x: Tensor) -> Tensor:
+    """The rows of all ranks, in the order of ranks, on every rank; ranks may hold unlike numbers of rows."""
+    if not d.is_initialized():
+        return x
+    mine = torch.tensor([x.size(0)], device=x.device)
+    sizes = [torch.zeros_like(mine) for _ in range(world_size())]
+    d.all_gather(sizes, mine)
+    padded = x.new_zeros(max(int(n) for n in sizes), *x.shape[1:])
+    padded[: x.size(0)] = x
+    parts = [torch.zeros_like(padded) for _ in sizes]
+    d.all_gather(parts, padded)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, sizes, strict=True)])
+
+
 def masked_mean_std(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and unbiased standard deviation of `x` where `mask`, over all ranks.
 

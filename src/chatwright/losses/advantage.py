@@ -122,13 +122,18 @@ def whiten(x: Tensor, mask: Tensor, centre: bool = True) -> Tensor:
 
 
 def per_group(score: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, unbiased std, size) of each row's group, [B] each.
+    """(mean, unbiased std, size) of each row's group, [B] each, wherever its other answers are.
 
-    Scores are centred before squaring, so equal scores have a spread of exactly 0 and not of rounding noise.
+    A group may be spread over ranks; its number must then be the same on all of them. Scores are taken
+    relative to their group's smallest, so equal ones have a spread of exactly 0 and not of rounding noise.
     """
-    same = (groups[:, None] == groups[None]).to(torch.float64)
-    n, wide = same.sum(1), score.to(torch.float64)
-    mean = same @ wide / n
-    gaps = (wide[None] - mean[:, None]) ** 2 * same
-    std = (gaps.sum(1) / (n - 1).clamp(min=1)).sqrt()
-    return mean.to(score.dtype), std.to(score.dtype), n.to(score.dtype)
+    names, place = torch.unique(dist.gather(groups), return_inverse=True)
+    wide = dist.gather(score.to(torch.float64))
+    none = wide.new_zeros(len(names))
+    least = none.scatter_reduce(0, place, wide, "amin", include_self=False)
+    n = none.index_add(0, place, torch.ones_like(wide))
+    above = none.index_add(0, place, wide - least[place]) / n
+    squares = none.index_add(0, place, (wide - least[place] - above[place]) ** 2)
+    std = (squares / (n - 1).clamp(min=1)).sqrt()
+    mine = torch.searchsorted(names, groups)
+    return (least + above)[mine].to(score.dtype), std[mine].to(score.dtype), n[mine].to(score.dtype)

@@ -20,6 +20,7 @@ from chatwright.recipe.check import check_names
 from chatwright.rl.config import RLConfig
 from chatwright.rl.health import HealthConfig
 from chatwright.sampling.base import SamplingConfig
+from chatwright.train import presets
 from chatwright.train.objectives import OBJECTIVES
 
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
@@ -83,6 +84,9 @@ class TrainStage(ModelStage):
     kind: Literal["train"]
     objective: str = Field(description=f"What is learned: {', '.join(OBJECTIVES)}.")
     loss: dict[str, Any] = Field(default_factory=dict, description="The objective's own settings.")
+    preset: presets.Preset | None = Field(
+        None, alias="as", description="Take the choices of another implementation."
+    )
     reference: str | None = Field(
         None,
         description="The frozen model of preference objectives; the stage's own start by default.",
@@ -112,7 +116,12 @@ class TrainStage(ModelStage):
 
     @model_validator(mode="after")
     def _settings_of_the_objective(self) -> TrainStage:
-        OBJECTIVES[self.objective].config.model_validate(self.loss)
+        presets.resolve(self.objective, self.loss, self.preset)
+        least = OBJECTIVES[self.objective].least
+        if self.batch < least:
+            raise ValueError(
+                f"batch: {self.objective} compares the rows of a step: it needs at least {least}"
+            )
         return self
 
 
@@ -143,7 +152,7 @@ class RLStage(ModelStage):
     reward: dict[str, RewardPart] = Field(description="Rewards and their weights.")
     steps: int = Field(ge=1, description="Rounds of sampling and learning.")
     settings: RLConfig = Field(default_factory=RLConfig, description="The method's own settings.")
-    preset: Literal["trl", "verl", "openrlhf", "deepspeed-chat", "paper"] | None = Field(
+    preset: presets.Preset | None = Field(
         None, alias="as", description="Take the choices of another implementation."
     )
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)

@@ -26,6 +26,7 @@ from chatwright.stages import build
 from chatwright.stages.hooks import Saver, every, resume, together
 from chatwright.stages.job import Job, Outcome
 from chatwright.stages.preflight import Preflight
+from chatwright.train import presets
 from chatwright.train.checkpoint import Checkpoints
 from chatwright.train.loop import fit, measure
 from chatwright.train.objectives import OBJECTIVES, Objective
@@ -62,7 +63,7 @@ class Rows:
 def run(stage: TrainStage, job: Job) -> Outcome:
     """Train, measure on held-out rows, and leave a model folder."""
     outcome, objective = Outcome(), OBJECTIVES[stage.objective]
-    settings = objective.config.model_validate(stage.loss)
+    settings = presets.resolve(stage.objective, stage.loss, stage.preset)
     start_from = build.policy(job, stage.from_, None if objective.scalar else stage.lora)
     with outcome.phase("data"):
         rows, held = rows_of(stage, job, objective, start_from.template, outcome)

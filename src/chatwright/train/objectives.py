@@ -15,12 +15,13 @@ import torch.nn as nn
 from pydantic import Field
 from torch import Tensor
 
+from chatwright.core import dist
 from chatwright.core.batch import Batch, PairBatch, RatedBatch
 from chatwright.core.types import Config, Demo, Pair, Rated, Record, Text
 from chatwright.data import batches
 from chatwright.engine.base import Engine, Loss
 from chatwright.losses import preference, supervised
-from chatwright.models.readout import final_score, token_logprobs, token_scores
+from chatwright.models.readout import final_score, plain, token_logprobs, token_scores
 
 Reference = Callable[[Batch], Tensor]
 Sums = tuple[Tensor, dict[str, Tensor]]
@@ -67,6 +68,9 @@ class OrpoConfig(Config):
     """ORPO."""
 
     weight: float = Field(0.1, ge=0, description="Weight of the odds-ratio term (λ).")
+    likelihood: Literal["answer", "all"] = Field(
+        "answer", description="Tokens the likelihood term counts; all: the prompt's too (as trl)."
+    )
 
 
 class KtoConfig(Config):
@@ -90,9 +94,16 @@ class Objective:
     scalar: bool = False
     needs_reference: bool = False
     aggregation: str = "mean over pairs"
+    least: int = 1
+    """Items a step needs."""
 
     def annotate(self, batch: Any, engine: Engine, reference: Reference | None, config: Any) -> Any:
-        """The batch with what the loss needs to know of the reference."""
+        """The batch of a whole step with what its loss cannot know from a part: the reference's sums, and
+        sums over the step.
+        """
+        if isinstance(batch, PairBatch):
+            everything = isinstance(config, OrpoConfig) and config.likelihood == "all"
+            batch = replace(batch, nll=likelihood_weights(batch, everything))
         if reference is None:
             return batch
         sums = (reference(batch) * batch.mask).sum(1)
@@ -104,12 +115,15 @@ class Objective:
 
     def contract(self, config: Config) -> dict[str, str]:
         """What decides the numbers of this objective, in words, for the run's loss contract."""
+        settings = config.model_dump()
+        if isinstance(config, DpoConfig):
+            settings["average"] = averaged(config)
         return {
             "aggregation": self.aggregation,
             "normaliser scope": "optimizer step, all ranks",
             "log-probabilities": "float32, chunked, temperature 1",
             "reference": "frozen, no gradient" if self.needs_reference else "none",
-            **{key: str(value) for key, value in config.model_dump().items()},
+            **{key: str(value) for key, value in settings.items()},
         }
 
 
@@ -187,9 +201,22 @@ def dpo_loss(config: DpoConfig) -> Loss:
     return loss
 
 
+def likelihood_weights(batch: PairBatch, everything: bool) -> Tensor:
+    """`nll` weights [B, T] of the chosen rows' answers, or of their prompts too: a token mean over the step.
+
+    They sum to the number of pairs over all ranks, so that the pairs' denominator makes a mean of them.
+    """
+    counted = (batch.attention if everything else batch.mask).clone()
+    counted[1::2] = False
+    counted[:, 0] = False  # nothing stands before the first token that could predict it
+    pairs, tokens = dist.sum_(torch.stack([batch.denominator, counted.sum().float()]))
+    return counted * (pairs / tokens)
+
+
 def mean_logprobs(model: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
-    """(per-token log-probabilities [B, T], their mean over each answer [B])."""
-    per_token = token_logprobs(model, batch)
+    """(log-probabilities of all tokens that count somewhere [B, T], their mean over each answer [B])."""
+    read = replace(batch, weights=(batch.mask | (batch.nll != 0)).float())
+    per_token = token_logprobs(model, read)
     return per_token, (per_token * batch.mask).sum(1) / batch.mask.sum(1)
 
 
@@ -239,19 +266,32 @@ def kto_loss(config: KtoConfig) -> Loss:
 
 
 def mismatched_kl(batch: RatedBatch, engine: Engine, reference: Reference) -> Tensor:
-    """z₀: the mean of log π − log π_ref of prompts with their neighbours' answers, at least 0, one number."""
-    shifted = mismatched(batch)
-    policy = (engine.infer(shifted, token_logprobs) * shifted.mask).sum(1)
-    return (policy - (reference(shifted) * shifted.mask).sum(1)).mean().clamp(min=0)
+    """z₀: the mean over the step of log π − log π_ref of prompts with other prompts' answers, at least 0.
+
+    A batch of a single row has no other answer, and its z₀ is 0; steps are larger (`Objective.least`).
+    """
+    if len(batch) == 1:
+        return torch.zeros(())
+    limit = getattr(plain(engine.module).config, "max_position_embeddings", None)
+    shifted = mismatched(batch, limit)
+    gap = (engine.infer(shifted, token_logprobs) - reference(shifted)) * shifted.mask
+    total, rows = dist.sum_(torch.stack([gap.sum(), torch.tensor(float(len(batch)))]))
+    return (total / rows).clamp(min=0)
 
 
-def mismatched(batch: RatedBatch) -> Batch:
-    """Every prompt with the answer of the row before it (the first with the last one's)."""
-    rows = []
+def mismatched(batch: RatedBatch, limit: int | None = None) -> Batch:
+    """Every prompt with the answer of the row before it (the first with the last one's).
+
+    A long prompt and a long answer may together exceed what the model can read, `limit` tokens: then the
+    prompt loses its beginning, as over-long rows do.
+    """
+    made = []
+    width = max(limit, batch.ids.size(1)) if limit else None
     for i in range(len(batch)):
         prompt = batch.ids[i][batch.attention[i] & ~batch.mask[i]].tolist()
-        rows.append((prompt, batch.ids[i - 1][batch.mask[i - 1]].tolist()))
-    made = [{"ids": p + a, "mask": [0] * len(p) + [1] * len(a)} for p, a in rows]
+        answer = batch.ids[i - 1][batch.mask[i - 1]].tolist()
+        prompt = prompt[-(width - len(answer)) :] if width else prompt
+        made.append({"ids": prompt + answer, "mask": [0] * len(prompt) + [1] * len(answer)})
     return batches.collate_demos(made, pad_id=0)
 
 
@@ -276,5 +316,6 @@ OBJECTIVES: dict[str, Objective] = {
         KtoConfig,
         needs_reference=True,
         aggregation="mean over answers",
+        least=2,
     ),
 }
