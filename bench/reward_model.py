@@ -72,10 +72,15 @@ def theirs(folder: str, train: Any, tokenizer: Any, a: argparse.Namespace, scrat
     return trainer.model
 
 
-def accuracy(model: Any, held: Any, pad_id: int) -> tuple[float, float, float]:
+def own_score(model: Any, batch: Any) -> Any:
+    """A score as transformers, and so trl, reads it: at the last token that is not the padding token."""
+    return model(batch.ids, attention_mask=batch.attention.long()).logits.squeeze(-1).float()
+
+
+def accuracy(model: Any, held: Any, pad_id: int, read: Any) -> tuple[float, float, float]:
     """Share of held-out pairs whose chosen answer scores higher, with its interval."""
     batch = collate_pairs([held[i] for i in range(len(held))], pad_id)
-    scores = Frozen(model, "cpu").infer(batch, final_score)
+    scores = Frozen(model, "cpu").infer(batch, read)
     return proportion(int((scores[0::2] > scores[1::2]).sum()), len(held))
 
 
@@ -99,10 +104,11 @@ def main() -> None:
         for seed in range(a.seeds):
             a.seed = seed
             torch.manual_seed(seed)
+            mine = ours(a.model, train, template.pad_id, a)
             peer = theirs(a.model, train, tokenizer, a, scratch)
             results = {
-                "chatwright": accuracy(ours(a.model, train, template.pad_id, a), held, template.pad_id),
-                "trl": accuracy(peer, held, template.pad_id),
+                "chatwright": accuracy(mine, held, template.pad_id, final_score),
+                "trl": accuracy(peer, held, template.pad_id, own_score),
             }
             for name, (mean, low, high) in results.items():
                 print(f"seed {seed}  {name:10}  {mean:.3f}  [{low:.3f}, {high:.3f}]  of {len(held)} pairs")
