@@ -88,7 +88,16 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "trl": {
         "grpo": {"kl": 0.0, "aggregation": "token", "answers": 8, "kl_correction": True},
         "dr_grpo": {"kl": 0.0, "aggregation": "constant", "kl_correction": True},
-        "dapo": {"kl": 0.0, "aggregation": "token", "dynamic_sampling": False, "kl_correction": True},
+        "dapo": {
+            "kl": 0.0,
+            "aggregation": "token",
+            "answers": 8,
+            "clip_high": 0.2,
+            "dynamic_sampling": False,
+            "kl_correction": True,
+        },
+        "gspo": {"kl": 0.0, "answers": 8, "aggregation": "sequence"},
+        "cispo": {"kl": 0.0, "answers": 8, "aggregation": "token", "kl_correction": True},
         "rloo": {"kl": 0.05, "answers": 2, "aggregation": "sequence"},
     },
     "verl": {

@@ -1,0 +1,152 @@
+"""A policy-gradient step equals trl's: trl samples and scores with its own trainers, we learn from the same
+answers.
+"""
+
+from typing import Any
+
+import datasets
+import pytest
+import torch
+
+from chatwright.core.batch import Experience
+from chatwright.core.types import Message, Prompt, Rollout
+from chatwright.engine.optim import OptimConfig
+from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.models.load import save_model
+from chatwright.models.readout import token_logprobs
+from chatwright.rl.config import RLConfig
+from chatwright.rl.methods import resolve
+from chatwright.rl.policy_gradient import PolicyGradient
+from peers import MARKS, arguments, mean, same
+from tiny import tiny_lm, tiny_template, tiny_tokenizer
+
+trl = pytest.importorskip("trl", reason="trl is in the test extra")
+pytestmark = MARKS
+
+LONGEST, TEMPERATURE = 12, 0.7
+ASKED = ["How do I return a parcel?", "运费多少钱？"]
+
+
+class Scored:
+    """A reward that keeps what it said."""
+
+    __name__ = "scored"
+
+    def __call__(self, completion_ids: Any, **_: Any) -> list[float]:
+        self.answers = [list(ids) for ids in completion_ids]
+        self.said = [len(set(ids)) / 4 + ids[0] % 7 / 3 for ids in self.answers]
+        return self.said
+
+
+def sampled(kind: str, folder: Any, **settings: Any) -> tuple[Any, dict[str, Any], list[Rollout]]:
+    """(trl's trainer, what it made of a round of its own answers, the same answers as rollouts)."""
+    template, reward = tiny_template(), Scored()
+    save_model(tiny_lm(seed=1), template.tokenizer, template, folder / "reference")
+    model = tiny_lm()
+    model.config._name_or_path = str(folder / "reference")  # where trl looks for the reference
+    config = arguments(
+        getattr(trl, f"{kind}Config"), folder, per_device_train_batch_size=8, num_generations=4,
+        max_completion_length=LONGEST, temperature=TEMPERATURE,
+        generation_kwargs={"sequence_bias": [[[template.end_of_turn], 3.0]]}, **settings,
+    )  # fmt: skip
+    trainer = getattr(trl, f"{kind}Trainer")(
+        model, reward, config, train_dataset=datasets.Dataset.from_list([{"prompt": "a"}] * 8),
+        processing_class=tiny_tokenizer(),
+    )  # fmt: skip
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.train()
+    torch.manual_seed(3)
+    made = trainer._generate_and_score_completions([{"prompt": p} for p in ASKED for _ in range(4)])
+    rows = []
+    for i, (said, answer) in enumerate(zip(reward.said, reward.answers, strict=True)):
+        prompt = made["prompt_ids"][i][made["prompt_mask"][i].bool()].tolist()
+        rows.append(
+            Rollout(
+                Prompt((Message("user", ASKED[i // 4]),)), tuple(prompt), tuple(answer), (0.0,) * len(answer),
+                group=i // 4, reward=said, finished=answer[-1] == template.end_of_turn,
+            )
+        )  # fmt: skip
+    assert len({len(r.response_ids) for r in rows}) > 3 and len({r.finished for r in rows}) == 2
+    return trainer, made, rows
+
+
+def prepared(method: str, rows: list[Rollout], **given: Any) -> tuple[PolicyGradient, Experience]:
+    """Our side: the preset, our old log-probabilities, reference, KL and advantages."""
+    settings = resolve(method, RLConfig(answers=4, **given), "trl")
+    engine, frozen = TorchEngine(tiny_lm(), OptimConfig(), 1, "cpu"), Frozen(tiny_lm(seed=1), "cpu")
+    algorithm = PolicyGradient(
+        method, settings, engine, TEMPERATURE, LONGEST, 0, 0,
+        reference=lambda b: frozen.infer(b, lambda m, x: token_logprobs(m, x, TEMPERATURE)),
+    )  # fmt: skip
+    return algorithm, algorithm.prepare(rows)
+
+
+def drift(rows: list[Rollout]) -> list[torch.Tensor]:
+    """How far the old policy is from the one that is trained, a column for each of an answer's tokens."""
+    generator = torch.Generator().manual_seed(4)
+    return [0.2 * torch.randn(len(r.response_ids), generator=generator) for r in rows]
+
+
+def equal(trainer: Any, made: dict[str, Any], rows: list[Rollout], ours: tuple[Any, Experience]) -> None:
+    """Advantages, and the step's loss and gradient with an old policy that is not the present one."""
+    algorithm, experience = ours
+    kept = experience.mask.any(1)
+    whole = (experience.advantages * experience.mask).sum(1) / experience.mask.sum(1)
+    torch.testing.assert_close(whole[kept], made["advantages"][kept], rtol=1e-4, atol=1e-5)
+    width, moved = made["completion_ids"].size(1), experience.logprobs.clone()
+    theirs = torch.zeros(len(rows), width)
+    for i, (r, gap) in enumerate(zip(rows, drift(rows), strict=True)):
+        n, at = len(r.response_ids), len(r.prompt_ids)
+        moved[i, at : at + n] += gap
+        theirs[i, :n] = moved[i, at : at + n]
+    made = {**made, "old_per_token_logps": theirs, "old_logps": theirs.sum(1)}
+    experience.logprobs = moved
+    model = algorithm.policy.module.train()
+    loss = mean(algorithm._policy_loss, model, experience)
+    same(loss, model, trainer._compute_loss(trainer.model, made), trainer.model)
+
+
+@pytest.mark.parametrize("method", ["grpo", "dr_grpo", "dapo"])
+@pytest.mark.parametrize(("beta", "corrected"), [(0.0, True), (0.1, True), (0.1, False)])
+def test_the_grpo_family(tmp_path, method, beta, corrected):
+    trainer, made, rows = sampled(
+        "GRPO", tmp_path, loss_type=method, beta=beta, epsilon=0.1, epsilon_high=0.15,
+        use_bias_correction_kl=corrected, scale_rewards="none" if method == "dr_grpo" else "group",
+    )  # fmt: skip
+    clip = {"clip_low": 0.1, "clip_high": 0.15}
+    # trl's GRPOTrainer is DAPO's token mean unless told: `loss_type: grpo` is the paper's, a mean of means
+    mean_of_means = {"aggregation": "sequence"} if method == "grpo" else {}
+    ours = prepared(method, rows, kl=beta, kl_correction=corrected, **clip, **mean_of_means)
+    equal(trainer, made, rows, ours)
+
+
+@pytest.mark.parametrize("method", ["grpo", "dapo"])
+def test_what_trl_does_unless_told(tmp_path, method):
+    trainer, made, rows = sampled("GRPO", tmp_path)
+    equal(trainer, made, rows, prepared(method, rows))
+
+
+def test_gspo(tmp_path):
+    trainer, made, rows = sampled(
+        "GRPO", tmp_path, loss_type="grpo", importance_sampling_level="sequence", epsilon=0.05,
+        epsilon_high=0.1,
+    )  # fmt: skip
+    equal(trainer, made, rows, prepared("gspo", rows, clip_low=0.05, clip_high=0.1))
+
+
+def test_cispo_whose_bound_trl_counts_from_zero(tmp_path):
+    trainer, made, rows = sampled("GRPO", tmp_path, loss_type="cispo", epsilon_high=1.1)
+    equal(trainer, made, rows, prepared("cispo", rows, clip_high=0.1))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.2])
+def test_rloo_with_the_kl_in_the_reward(tmp_path, beta):
+    trainer, made, rows = sampled("RLOO", tmp_path, beta=beta, epsilon=0.3, epsilon_high=0.4)
+    equal(trainer, made, rows, prepared("rloo", rows, kl=beta, clip_low=0.3, clip_high=0.4))
+
+
+def test_truncated_answers_left_out(tmp_path):
+    trainer, made, rows = sampled("GRPO", tmp_path, mask_truncated_completions=True)
+    algorithm, experience = prepared("dapo", rows, truncated="mask")
+    assert experience.mask.any(1).tolist() == [r.finished for r in rows]
+    equal(trainer, made, rows, (algorithm, experience))
