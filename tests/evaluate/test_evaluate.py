@@ -2,14 +2,16 @@
 
 import random
 
+import numpy as np
 import pytest
+from scipy import stats as scipy_stats
 
-from chatwright.core.types import ChatwrightError
+from chatwright.evaluate.calibration import expected_error, judge_quality
 from chatwright.evaluate.compare import compare
-from chatwright.evaluate.figures import verdict
-from chatwright.evaluate.metrics import METRICS, judge_quality
-from chatwright.evaluate.report import write_report
+from chatwright.evaluate.metrics import METRICS, own_language, repetition
 from chatwright.evaluate.stats import bootstrap, detectable, mcnemar, proportion
+
+KEYS = ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
 
 
 def test_the_bootstrap_interval_covers_about_as_often_as_it_says():
@@ -21,12 +23,38 @@ def test_the_bootstrap_interval_covers_about_as_often_as_it_says():
     assert 0.88 <= hits / 150 <= 0.99
 
 
+def test_intervals_of_grouped_values_cover_where_those_that_ignore_the_groups_do_not():
+    draw = random.Random(2)
+    hits = {"grouped": 0, "ignored": 0, "share": 0}
+    groups = [i // 4 for i in range(160)]
+    for trial in range(120):
+        level = [draw.gauss(0, 1) for _ in range(40)]
+        values = [level[g] + draw.gauss(0, 0.3) for g in groups]
+        grouped, ignored = bootstrap(values, trial, 300, groups), bootstrap(values, trial, 300)
+        share = proportion([float(v > 0) for v in values], groups)
+        hits["grouped"] += grouped.low <= 0 <= grouped.high
+        hits["ignored"] += ignored.low <= 0 <= ignored.high
+        hits["share"] += share.low <= 0.5 <= share.high
+    assert hits["grouped"] / 120 >= 0.87 and hits["share"] / 120 >= 0.87
+    assert hits["ignored"] / 120 < 0.8
+
+
 def test_the_same_values_give_the_same_interval_and_odd_cases_have_one():
     values = [0.1, 0.5, 0.9, 0.2]
     assert bootstrap(values) == bootstrap(values)
     assert bootstrap([2.0]) == (2.0, 2.0, 2.0) and bootstrap([1.0, 1.0]).low == 1.0
     assert bootstrap([]).mean != bootstrap([]).mean
-    assert proportion(0, 10).low == 0 and proportion(10, 10).high == 1
+    with pytest.raises(ValueError, match="2 values and 1 groups"):
+        bootstrap([1.0, 2.0], groups=["a"])
+
+
+def test_a_share_has_wilsons_interval():
+    for right, n in ((0, 10), (7, 10), (10, 10), (545, 556)):
+        mine = proportion([1.0] * right + [0.0] * (n - right))
+        theirs = scipy_stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+        assert mine == pytest.approx((right / n, theirs.low, theirs.high), abs=1e-12)
+    assert proportion([1.0] * 8, [0, 0, 1, 1, 2, 2, 3, 3]).low == pytest.approx(proportion([1.0] * 4).low)
+    assert proportion([0.5, 0.5]).mean == 0.5
 
 
 def test_comparisons_are_paired():
@@ -38,6 +66,7 @@ def test_comparisons_are_paired():
     assert found.detectable == pytest.approx(detectable([a - b for a, b in zip(after, before, strict=True)]))
     yes_no = compare([0.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0])
     assert yes_no.p_value == mcnemar([0, 0, 1, 0], [1, 1, 1, 1]) == 0.25
+    assert compare([1.0], [2.0]).detectable is None
     with pytest.raises(ValueError, match="paired"):
         compare([1.0], [1.0, 2.0])
 
@@ -46,54 +75,59 @@ def test_mcnemar_of_nothing_changed_is_one():
     assert mcnemar([1, 0], [1, 0]) == 1.0
 
 
+def test_the_detectable_difference_is_detected_four_times_in_five():
+    draw = np.random.default_rng(5)
+    size = detectable(list(draw.normal(0, 1, 100_000)[:400]))
+    found = [scipy_stats.ttest_1samp(draw.normal(size, 1, 400), 0).pvalue < 0.05 for _ in range(400)]
+    assert 0.72 <= np.mean(found) <= 0.88
+
+
 def test_a_judges_figures_by_hand():
     pairs = [(2.0, 0.0, 5, 5), (1.0, 2.0, 9, 3), (3.0, 1.0, 2, 8), (0.5, 0.5, 4, 4)]
-    keys = ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
-    found = judge_quality([dict(zip(keys, pair, strict=True)) for pair in pairs])
-    assert found["accuracy"] == (1 + 0 + 1 + 0.5) / 4 and found["pairs"] == 4
+    rows = [dict(zip(KEYS, pair, strict=True)) for pair in pairs]
+    found = judge_quality(rows)
+    assert found["accuracy"] == (1 + 0 + 1 + 0.5) / 4 and found["pairs"] == found["prompts"] == 4
     assert found["margin"] == pytest.approx((2 - 1 + 2 + 0) / 4)
-    assert found["longer_is_better"] == 0.25 and -1 <= found["length_bias"] <= 1
+    assert found["longer_is_better"] == (0.5 + 1 + 0 + 0.5) / 4 and -1 <= found["length_bias"] <= 1
+    assert found["margin_ci"][0] <= found["margin"] <= found["margin_ci"][1]
+
+
+def test_pairs_about_one_prompt_count_less():
+    draw = random.Random(6)
+    alone = [{"chosen": draw.gauss(1, 1), "rejected": 0.0, "chosen_tokens": 1, "rejected_tokens": 2}
+             for _ in range(100)]  # fmt: skip
+    thrice = [{**row, "prompt": i} for i, row in enumerate(alone) for _ in range(3)]
+    once, many = judge_quality(alone), judge_quality(thrice)
+    assert many["accuracy_ci"] == pytest.approx(once["accuracy_ci"]) and many["prompts"] == 100
+    assert many["margin_ci"] == pytest.approx(once["margin_ci"], abs=0.05)
 
 
 def test_a_judge_that_knows_how_sure_it_is_has_no_calibration_error():
     draw = random.Random(3)
-    rows = []
+    margins = []
     for _ in range(4000):
-        margin = draw.gauss(0, 2)
-        right = draw.random() < 1 / (1 + 2.718281828 ** -abs(margin))
-        rows.append(
-            {
-                "chosen": abs(margin) if right else -abs(margin),
-                "rejected": 0.0,
-                "chosen_tokens": 1,
-                "rejected_tokens": 2,
-            }
-        )
-    assert judge_quality(rows)["ece"] < 0.03
-    sure = [{**row, "chosen": row["chosen"] * 20} for row in rows]
-    assert judge_quality(sure)["ece"] > 0.1
+        size = abs(draw.gauss(0, 2))
+        margins.append(size if draw.random() < 1 / (1 + 2.718281828**-size) else -size)
+    margins = np.array(margins)
+    assert expected_error(margins) < 0.03 and expected_error(margins * 20) > 0.1
+    assert expected_error(np.array([])) == 0.0 and expected_error(np.zeros(3)) == 0.0
+    by_hand = expected_error(np.array([0.0, np.log(3), np.log(3), -np.log(3)]))
+    assert by_hand == pytest.approx(3 / 4 * (0.75 - 2 / 3))  # three claims of ¾, two of them right; a tie
 
 
-def test_metrics_and_verdicts():
+def test_metrics_by_hand():
     answers = [
         {"text": "aaaa", "tokens": 4, "finished": True, "reward": 1.0},
         {"text": "abcd", "tokens": 6, "finished": False, "reward": 0.0},
     ]
     found = {name: metric(answers) for name, metric in METRICS.items()}
-    assert found == {"reward": 0.5, "length": 5, "finished": 0.5, "distinct": 4 / 6}
-    gain = {
-        "before": "a",
-        "after": "b",
-        "prompts": 9,
-        "reward_before": 0,
-        "reward_after": 1,
-        "reward_gain": 1,
-        "kl": 2,
-    }
-    tones = [verdict({"rl": {**gain, "reward_gain_ci": ci}})[0][0] for ci in ([0.5, 1.5], [-2, -1], [-1, 1])]
-    assert tones == ["good", "bad", "open"]
-
-
-def test_a_folder_without_a_run_is_a_sentence(tmp_path):
-    with pytest.raises(ChatwrightError, match="no run in this folder"):
-        write_report(tmp_path)
+    assert found == {
+        "reward": 0.5, "length": 5, "finished": 0.5, "distinct": 4 / 6, "unique": 1.0, "repetition": 0.0,
+        "own_language": None, "exact": None,
+    }  # fmt: skip
+    known = [
+        {"text": "保修5 年。", "lang": "zh", "reference": "保修5年。"},
+        {"text": "5 years", "lang": "zh", "reference": "保修5年。"},
+    ]
+    assert own_language(known) == METRICS["exact"](known) == 0.5
+    assert repetition([{"text": "很好很好很好"}]) == pytest.approx(1 - 2 / 4)

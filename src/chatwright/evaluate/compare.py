@@ -19,7 +19,7 @@ class Comparison:
     low: float
     high: float
     n: int
-    detectable: float
+    detectable: float | None
     """The smallest difference that so many prompts would have shown four times out of five."""
     p_value: float | None
     """Of McNemar's exact test, where the outcomes are yes or no."""

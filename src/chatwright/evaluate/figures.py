@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from chatwright.core.files import read_json, read_jsonl
-from chatwright.evaluate.metrics import METRICS, judge_quality
+from chatwright.evaluate.calibration import judge_quality
+from chatwright.evaluate.compare import compare
+from chatwright.evaluate.metrics import METRICS
+from chatwright.evaluate.stats import bootstrap
+
+FEWEST = 10
+"""A slice of the prompts with fewer than this is not compared."""
+MOST_SLICES = 8
+"""A key of `meta` with more values than this describes single prompts, not kinds of them."""
+
+Stages = dict[str, dict[str, Any]]
 
 
-def stages_of(run: Path) -> dict[str, dict[str, Any]]:
+def stages_of(run: Path) -> Stages:
     """Manifests of the finished stages by name, in the recipe's order; results set aside are left out."""
     about = read_json(run / "manifest.json")
     names = ["base", *(stage["name"] for stage in about["recipe"]["stages"])]
@@ -24,7 +36,7 @@ def rows_of(run: Path, stage: str, file: str) -> list[dict[str, Any]]:
 
 
 def figures(run: Path) -> dict[str, Any]:
-    """Everything a reader may want to check by number."""
+    """Everything a reader may want to check by number; NaN and infinity, which JSON lacks, are None."""
     about, stages = read_json(run / "manifest.json"), stages_of(run)
     found: dict[str, Any] = {
         "name": about["name"],
@@ -38,47 +50,70 @@ def figures(run: Path) -> dict[str, Any]:
     if judges:
         found["reward_models"] = judges
         found["reward_model"] = list(judges.values())[-1]
-    for name, stage in stages.items():
-        if stage["kind"] == "evaluate":
-            found |= _evaluation(rows_of(run, name, "samples.jsonl"), stage)
-    return found
+    found["evaluations"] = {
+        name: _evaluation(samples, stage)
+        for name, stage in stages.items()
+        if stage["kind"] == "evaluate" and (samples := rows_of(run, name, "samples.jsonl"))
+    }
+    for evaluation in found["evaluations"].values():  # the last one's figures stand at the top
+        found |= {key: evaluation[key] for key in ("rl", "correctness") if key in evaluation}
+    return finite(found)
 
 
 def _stage(run: Path, name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
     metrics = rows_of(run, name, "metrics.jsonl")
     last = {k: v for row in metrics for k, v in row.items()}
-    keys = ("kind", "objective", "method", "seconds", "phases", "result", "data", "contract", "fingerprint")
-    return {**{key: stage.get(key) for key in keys}, "last": last}
+    keys = ("kind", "objective", "method", "seconds", "result", "data", "contract", "fingerprint")
+    about = {key: stage.get(key) for key in keys}
+    return {**about, "phases": phases(stage, metrics), "last": last}
+
+
+def phases(stage: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Seconds by phase; the phase that learns is opened up into what every round measured of itself."""
+    found = dict(stage.get("phases") or {})
+    inside: dict[str, float] = {}
+    for row in metrics:
+        for key, value in row.items():
+            if key.startswith("seconds/"):
+                inside[key.removeprefix("seconds/")] = inside.get(key.removeprefix("seconds/"), 0.0) + value
+    whole = found.pop("learn", None) if inside else None
+    if whole is not None:
+        found |= inside | {"other": max(0.0, whole - sum(inside.values()))}
+    return {name: round(seconds, 3) for name, seconds in found.items()}
 
 
 def _evaluation(samples: list[dict[str, Any]], stage: Mapping[str, Any]) -> dict[str, Any]:
-    """The comparison of the last model with the first, under the names that scripts read."""
-    result, models = stage["result"], list(samples[0]["answers"]) if samples else []
+    """Every model's answers in numbers, and the last model against the first under the names scripts read."""
+    result, models = stage["result"], list(samples[0]["answers"])
     found: dict[str, Any] = {
         "comparisons": result["comparisons"],
-        "answers": {
-            m: {k: f([s["answers"][m] for s in samples]) for k, f in METRICS.items()} for m in models
-        },
+        "baseline": result["baseline"],
+        "prompts": len(samples),
+        "answers": {model: _measured(samples, model) for model in models},
     }
     if not result["comparisons"]:
         return found
-    last = list(result["comparisons"])[-1]
+    first, last = result["baseline"], list(result["comparisons"])[-1]
     versus = result["comparisons"][last]
     gain, length = versus["reward"], versus["length"]
+    away = bootstrap([s["answers"][last]["kl"] for s in samples])
     found["rl"] = {
-        "before": result["baseline"],
+        "before": first,
         "after": last,
         "prompts": gain["n"],
         "reward_before": gain["before"],
         "reward_after": gain["after"],
         "reward_gain": gain["difference"],
         "reward_gain_ci": [gain["low"], gain["high"]],
-        "kl": sum(s["answers"][last]["kl"] for s in samples) / len(samples),
+        "kl": away.mean,
+        "kl_ci": [away.low, away.high],
         "length_before": length["before"],
         "length_after": length["after"],
+        "length_ci": [length["low"], length["high"]],
     }
-    if result.get("correct"):
-        right = versus[result["correct"]]
+    correct = result.get("correct")
+    if correct:
+        right = versus[correct]
         found["correctness"] = {
             "sft": right["before"],
             "rl": right["after"],
@@ -86,46 +121,63 @@ def _evaluation(samples: list[dict[str, Any]], stage: Mapping[str, Any]) -> dict
             "ci": [right["low"], right["high"]],
             "p_value": right["p_value"],
         }
+    # a row keeps the parts of its first answer only: with several, a slice's parts would be another number
+    parts = correct if stage["config"].get("answers", 1) == 1 else None
+    found["slices"] = slices(samples, first, last, parts)
     return found
 
 
-def verdict(found: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The run in sentences, each with its colour: good, bad or open."""
-    said: list[tuple[str, str]] = []
-    if judge := found.get("reward_model"):
-        low, high = judge["accuracy_ci"]
-        tone = "good" if low > max(0.5, judge["longer_is_better"]) else "open"
-        said.append(
-            (
-                tone,
-                f"The reward model picks the better of two held-out answers in {judge['accuracy']:.1%} "
-                f"of cases (95 % interval {low:.1%} to {high:.1%}, {judge['pairs']} pairs).",
-            )
-        )
-    if rl := found.get("rl"):
-        low, high = rl["reward_gain_ci"]
-        tone = _tone(low, high)
-        does = {"good": "is better than", "bad": "is worse than", "open": "cannot be told from"}[tone]
-        said.append(
-            (
-                tone,
-                f"{rl['after']} {does} {rl['before']} on {rl['prompts']} held-out prompts: mean reward "
-                f"{rl['reward_before']:.3g} → {rl['reward_after']:.3g}, a gain of {rl['reward_gain']:.3g} "
-                f"({low:.3g} to {high:.3g}), {rl['kl']:.3g} nats away.",
-            )
-        )
-    if right := found.get("correctness"):
-        low, high = right["ci"]
-        change = f"(difference {low:+.1%} to {high:+.1%})."
-        said.append(
-            (
-                _tone(low, high),
-                f"Correct answers, checked by rule: {right['sft']:.1%} → {right['rl']:.1%} {change}",
-            )
-        )
-    return said
+def _measured(samples: Sequence[Mapping[str, Any]], model: str) -> dict[str, float]:
+    answers = [
+        {
+            **sample["answers"][model],
+            "lang": sample.get("meta", {}).get("lang"),
+            "reference": sample.get("reference"),
+        }
+        for sample in samples
+    ]
+    found = {name: metric(answers) for name, metric in METRICS.items()}
+    found |= {f"part/{part}": fmean(a["parts"][part] for a in answers) for part in answers[0]["parts"]}
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _tone(low: float, high: float) -> str:
-    """What an interval of a gain says."""
-    return "good" if low > 0 else "bad" if high < 0 else "open"
+def slices(
+    samples: Sequence[Mapping[str, Any]], first: str, last: str, correct: str | None
+) -> list[dict[str, Any]]:
+    """The same comparison for each kind of prompt: every key of `meta` that sorts them into a few kinds."""
+    found = []
+    keys = dict.fromkeys(key for sample in samples for key in sample.get("meta", {}))
+    for key in keys:
+        kinds: dict[str, list[Mapping[str, Any]]] = {}
+        for sample in samples:
+            value = sample.get("meta", {}).get(key)
+            if isinstance(value, str):
+                kinds.setdefault(value, []).append(sample)
+        if 2 <= len(kinds) <= MOST_SLICES:
+            found += [
+                {"key": key, "value": value, **_sliced(rows, first, last, correct)}
+                for value, rows in kinds.items()
+                if len(rows) >= FEWEST
+            ]
+    return found
+
+
+def _sliced(rows: Sequence[Mapping[str, Any]], first: str, last: str, correct: str | None) -> dict[str, Any]:
+    before, after = ([row["answers"][model] for row in rows] for model in (first, last))
+    found = {
+        "prompts": len(rows),
+        "reward": compare([a["reward"] for a in before], [a["reward"] for a in after]).as_dict(),
+    }
+    if correct:
+        first_right, last_right = ([a["parts"][correct] for a in answers] for answers in (before, after))
+        found["correct"] = compare(first_right, last_right).as_dict()
+    return found
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for every number JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

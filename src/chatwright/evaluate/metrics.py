@@ -1,20 +1,26 @@
-"""What can be said of a set of answers without a model: a row of METRICS each, (texts, token counts …) ->
-number.
-"""
+"""What can be said of a set of answers without a model: a row of METRICS each, answers -> number."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from sklearn.calibration import calibration_curve
-
-from chatwright.evaluate.stats import Interval, proportion
+from chatwright.rewards.rules import normalised, script
 
 Answer = dict[str, Any]
-"""An answer as samples.jsonl holds it: text, tokens, finished, reward, parts."""
+"""An answer as samples.jsonl holds it (text, tokens, finished, reward, parts), with the `lang` of its
+question and the `reference` answer where they are known.
+"""
+
+Metric = Callable[[Sequence[Answer]], float | None]
+"""None where the metric has nothing to go by."""
+
+
+def mean_reward(answers: Sequence[Answer]) -> float:
+    """Mean reward."""
+    return fmean(a["reward"] for a in answers)
 
 
 def mean_length(answers: Sequence[Answer]) -> float:
@@ -35,58 +41,41 @@ def distinct(answers: Sequence[Answer], n: int = 2) -> float:
     return len(set(grams)) / len(grams) if grams else 0.0
 
 
-def mean_reward(answers: Sequence[Answer]) -> float:
-    """Mean reward."""
-    return fmean(a["reward"] for a in answers)
+def unique(answers: Sequence[Answer]) -> float:
+    """Share of different answers: a policy that says one thing to everybody scores near 0."""
+    return len({a["text"] for a in answers}) / len(answers)
 
 
-METRICS: dict[str, Callable[[Sequence[Answer]], float]] = {
+def repetition(answers: Sequence[Answer], n: int = 3) -> float:
+    """Mean share of an answer's word n-grams (a Chinese character is a word) that it has said before."""
+    return fmean(_repeated(a["text"], n) for a in answers)
+
+
+def own_language(answers: Sequence[Answer]) -> float | None:
+    """Share of answers in the language of their question, where that is known."""
+    known = [a for a in answers if a.get("lang")]
+    return fmean(float(script(a["text"]) == a["lang"]) for a in known) if known else None
+
+
+def exact(answers: Sequence[Answer]) -> float | None:
+    """Share of answers that are the reference answer but for case, width and spaces."""
+    known = [a for a in answers if a.get("reference")]
+    return fmean(float(normalised(a["text"]) == normalised(a["reference"])) for a in known) if known else None
+
+
+METRICS: dict[str, Metric] = {
     "reward": mean_reward,
     "length": mean_length,
     "finished": finished,
     "distinct": distinct,
+    "unique": unique,
+    "repetition": repetition,
+    "own_language": own_language,
+    "exact": exact,
 }
 
 
-def judge_quality(scores: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """A reward model's figures on held-out pairs: accuracy with interval, margin, calibration, length bias.
-
-    A tie is half right. The calibration error compares σ(margin), what the model says its chance of being
-    right is, with how often it is (expected calibration error over ten bins); its curve comes along.
-    """
-    margins = np.array([s["chosen"] - s["rejected"] for s in scores])
-    right = (margins > 0) + 0.5 * (margins == 0)
-    said = 1 / (1 + np.exp(-np.abs(margins)))
-    interval: Interval = proportion(int(right.sum()), len(margins))
-    everything = np.array([s[k] for s in scores for k in ("chosen", "rejected")])
-    lengths = np.array([s[f"{k}_tokens"] for s in scores for k in ("chosen", "rejected")])
-    flat = np.ptp(everything) == 0 or np.ptp(lengths) == 0
-    kept = margins != 0
-    curve: list[list[float]] = []
-    if kept.any():
-        truth, claim = calibration_curve((margins > 0)[kept], said[kept], n_bins=10)
-        curve = [[float(c), float(t)] for c, t in zip(claim, truth, strict=True)]
-    return {
-        "accuracy": float(right.mean()),
-        "accuracy_ci": [interval.low, interval.high],
-        "pairs": len(margins),
-        "margin": float(margins.mean()),
-        "ece": _expected_error(said[kept], (margins > 0)[kept]),
-        "length_bias": 0.0 if flat else float(np.corrcoef(everything, lengths)[0, 1]),
-        "longer_is_better": float(np.mean([s["chosen_tokens"] > s["rejected_tokens"] for s in scores])),
-        "calibration": curve,
-    }
-
-
-def _expected_error(said: Any, right: Any, bins: int = 10) -> float:
-    """Σ over bins of (share of answers) · |mean claim − share right|."""
-    if not len(said):
-        return 0.0
-    place = np.minimum((said * bins).astype(int), bins - 1)
-    return float(
-        sum(
-            abs(said[place == b].mean() - right[place == b].mean()) * (place == b).mean()
-            for b in range(bins)
-            if (place == b).any()
-        )
-    )
+def _repeated(text: str, n: int) -> float:
+    words = re.findall(r"[㐀-鿿]|[^\W㐀-鿿]+", text.casefold())
+    grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0

@@ -1,50 +1,128 @@
-"""The report's pictures, as SVG that takes its text colour from the page."""
+"""The report's pictures: SVG by matplotlib whose text and colours are the page's own, so that they turn dark
+with it.
+"""
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
-BLUE, ORANGE, GREY = "#3b7dd8", "#e0803a", "#8a93a2"
+# What matplotlib draws with, and the page's variable that takes its place.
+PALETTE = {
+    "#3b7dd8": "var(--blue)",
+    "#e0803a": "var(--orange)",
+    "#8a93a2": "var(--grey)",
+    "#2f9e6e": "var(--green)",
+    "#8b6cc9": "var(--violet)",
+    "#c95f86": "var(--rose)",
+    "#b59a2c": "var(--sand)",
+    "#000000": "currentColor",
+    "#b0b0b0": "var(--line)",
+}
+BLUE, ORANGE, GREY, GREEN, VIOLET, ROSE, SAND, *_ = PALETTE
+PHASES = {
+    "data": SAND,
+    "generate": BLUE,
+    "score": ORANGE,
+    "train": GREEN,
+    "evaluate": VIOLET,
+    "save": ROSE,
+    "other": GREY,
+}
+SAME_PHASE = {"tokenizer": "data", "compare": "evaluate", "sync": "save"}
 STYLE = {
     "svg.fonttype": "none",  # text stays text: the browser has fonts for Chinese
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 9,
+    "axes.spines.left": False,
+    "axes.edgecolor": "#b0b0b0",
+    "axes.titlesize": 10,
     "axes.titlelocation": "left",
+    "axes.titleweight": "bold",
+    "axes.titlepad": 8,
     "axes.grid": True,
-    "grid.alpha": 0.25,
+    "axes.axisbelow": True,
+    "axes.formatter.limits": (-3, 4),
+    "axes.formatter.useoffset": False,
+    "grid.color": "#b0b0b0",
+    "grid.linewidth": 0.6,
+    "xtick.major.size": 0,
+    "ytick.major.size": 0,
+    "legend.frameon": False,
     "svg.hashsalt": "chatwright",
 }
+MARK = "-picture"
+SMALL, WIDE = (3.3, 1.9), (3.6, 2.2)
+MOST_POINTS = 400
+"""A curve with more is thinned by averaging: nobody sees the difference, and the page stays small."""
 
 
-def curves(rows: Sequence[dict[str, Any]], names: Sequence[str]) -> str:
-    """One small picture a metric, over steps; empty when a metric is in no row."""
-    pictures = []
-    for name in names:
-        points = [(row["step"], row[name]) for row in rows if name in row]
-        if len(points) > 1:
-            figure, axes = _sheet(2.6, 1.7)
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=BLUE, alpha=0.3 if len(y) > 30 else 1.0, linewidth=1)
-            if len(y) > 30:
-                axes.plot(x, smoothed(y), color=BLUE, linewidth=1.6)
-            axes.set_title(name)
-            pictures.append(_svg(figure, f"{name} over steps"))
-    return "".join(pictures)
+def curve(rows: Sequence[Mapping[str, Any]], names: Sequence[str], title: str) -> str:
+    """Some metrics over the steps in one small picture, the first one's noise smoothed; empty without two
+    points of any.
+    """
+    lines = {n: p for n in names if (p := [(r["step"], r[n]) for r in rows if is_number(r.get(n))])}
+    if not any(len(points) > 1 for points in lines.values()):
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _sheet(SMALL)
+        for colour, (name, points) in zip((BLUE, ORANGE, GREEN), lines.items(), strict=False):
+            x, y = thinned(points)
+            noisy = is_noisy(y)
+            if noisy:
+                axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
+            axes.plot(
+                x, smoothed(y) if noisy else y, color=colour, linewidth=1.7, label=name,
+                marker="o" if len(points) < 8 else None, markersize=4,
+            )  # fmt: skip
+        axes.set_title(title)
+        axes.locator_params(axis="x", integer=True, nbins=6)
+        axes.locator_params(axis="y", nbins=4)
+        if len(lines) > 1:
+            axes.legend(loc="best", fontsize=8)
+        return _svg(figure, f"{title}, over steps")
+
+
+def is_number(*values: Any) -> bool:
+    """Can all of them be drawn?"""
+    return all(isinstance(value, int | float) and math.isfinite(value) for value in values)
+
+
+def thinned(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    """(steps, values), at most MOST_POINTS of them, each the mean of its neighbours."""
+    parts = np.array_split(np.asarray(points, dtype=np.float64), min(len(points), MOST_POINTS))
+    means = [part.mean(0) for part in parts]
+    return [float(m[0]) for m in means], [float(m[1]) for m in means]
+
+
+def is_noisy(values: Sequence[float]) -> bool:
+    """Does a curve go up and down much more than it gets anywhere? A schedule does not, a loss does."""
+    way = float(np.abs(np.diff(values)).sum())
+    return len(values) > 30 and way > 3 * float(np.ptp(values))
 
 
 def smoothed(values: Sequence[float], span: int = 15) -> list[float]:
-    """An exponential moving average, its start corrected."""
+    """Exponential averages from both ends, and their mean: the curve lags behind in neither direction."""
+    forth, back = _averages(values, span), _averages(values[::-1], span)[::-1]
+    return [(f + b) / 2 for f, b in zip(forth, back, strict=True)]
+
+
+def _averages(values: Sequence[float], span: int) -> list[float]:
+    """Exponential moving averages, their start corrected."""
     average, weight, out = 0.0, 0.0, []
     for value in values:
         average, weight = average + (value - average) * 2 / span, weight + (1 - weight) * 2 / span
@@ -52,72 +130,144 @@ def smoothed(values: Sequence[float], span: int = 15) -> list[float]:
     return out
 
 
-def distributions(before: Sequence[float], after: Sequence[float], names: Sequence[str], title: str) -> str:
-    """Two histograms over each other, in the same bins."""
-    figure, axes = _sheet(3.4, 2.1)
-    low, high = min(*before, *after), max(*before, *after)
-    bins = [low + (high - low) * i / 24 for i in range(25)] if high > low else 1
-    for values, name, colour in zip((before, after), names, (GREY, BLUE), strict=True):
-        axes.hist(values, bins=bins, alpha=0.6, color=colour, label=name)
-    axes.set_title(title)
-    axes.legend(frameon=False)
-    return _svg(figure, title)
+def distributions(groups: Mapping[str, Sequence[float]], title: str) -> str:
+    """Histograms over each other in the same bins, a dashed line at each mean."""
+    bins = _bins([value for values in groups.values() for value in values])
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _sheet(WIDE)
+        for (name, values), colour in zip(groups.items(), (GREY, BLUE), strict=False):
+            axes.hist(values, bins=bins, alpha=0.35, color=colour)
+            axes.hist(values, bins=bins, histtype="step", color=colour, linewidth=1.4, label=name)
+            axes.axvline(float(np.mean(values)), color=colour, linestyle="--", linewidth=1.2)
+        axes.set_title(title)
+        axes.locator_params(axis="y", nbins=4, integer=True)
+        if len(groups) > 1:
+            axes.legend(loc="best")
+        return _svg(figure, title)
 
 
-def calibration(curve: Sequence[Sequence[float]]) -> str:
-    """How often the reward model is right against how sure it is."""
-    figure, axes = _sheet(2.6, 2.1)
-    axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=1)
-    axes.plot([c for c, _ in curve], [t for _, t in curve], color=BLUE, marker="o", markersize=4)
-    axes.set_xlabel("how sure it is")
-    axes.set_ylabel("how often it is right")
-    axes.set_title("calibration")
-    return _svg(figure, "calibration of the reward model")
+def _bins(values: Sequence[float]) -> list[float]:
+    """Edges of the bars: one a number for counts of few sizes, else 24 of equal width."""
+    low, high = min(values), max(values)
+    if all(float(v).is_integer() for v in values) and high - low < 48:
+        return [float(edge) for edge in np.arange(low - 0.5, high + 1)]
+    return [float(edge) for edge in np.linspace(low, high, 25)] if high > low else [low - 0.5, low + 0.5]
 
 
-def kl_against_reward(rows: Sequence[dict[str, Any]]) -> str:
-    """What a nat of divergence bought: one point a round, darker later."""
-    points = [(row["kl"], row["reward"]) for row in rows if "kl" in row and "reward" in row]
+def calibration(points: Sequence[Sequence[float]]) -> str:
+    """How often the reward model is right against how sure it is; on the dashed line it is honest."""
+    if not points:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _sheet(WIDE)
+        axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=1)
+        axes.plot([c for c, _ in points], [t for _, t in points], color=BLUE, marker="o", markersize=4)
+        axes.set_xlim(0.49, 1.01)
+        axes.set_ylim(min(0.48, *(t - 0.03 for _, t in points)), 1.02)
+        axes.set_xlabel("how sure it is")
+        axes.set_ylabel("how often it is right")
+        axes.set_title("calibration")
+        return _svg(figure, "calibration of the reward model")
+
+
+def kl_against_reward(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What a nat of divergence bought: one point a round, stronger later."""
+    points = [(row["kl"], row["reward"]) for row in rows if is_number(row.get("kl"), row.get("reward"))]
     if len(points) < 2:
         return ""
-    figure, axes = _sheet(3.4, 2.1)
-    x, y = zip(*points, strict=True)
-    axes.scatter(x, y, c=list(range(len(points))), cmap="Blues", s=14, vmin=-len(points) / 2)
-    axes.set_xlabel("KL to the start, nats an answer")
-    axes.set_ylabel("reward")
-    axes.set_title("KL against reward")
-    return _svg(figure, "KL against reward")
-
-
-def bars(names: Sequence[str], values: Sequence[float], title: str) -> str:
-    """Horizontal bars with their numbers."""
-    figure, axes = _sheet(5.2, 0.32 * len(names) + 0.7)
-    drawn = axes.barh(list(names)[::-1], list(values)[::-1], color=BLUE, alpha=0.85)
-    axes.bar_label(drawn, fmt="%.1f", padding=3)
-    axes.margins(x=0.12)
-    axes.set_title(title)
-    axes.grid(axis="y", visible=False)
-    return _svg(figure, title)
-
-
-def _sheet(width: float, height: float) -> tuple[Figure, Axes]:
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        return figure, figure.add_subplot()
+        figure, axes = _sheet(SMALL)
+        x, y = thinned(points)
+        ink = [(*to_rgb(BLUE), float(a)) for a in np.linspace(0.2, 1, len(x))]
+        axes.scatter(x, y, c=ink, s=14, linewidths=0)
+        axes.set_xlabel("KL to the reference, nats an answer")
+        axes.set_title("reward against KL")
+        axes.locator_params(axis="y", nbins=4)
+        return _svg(figure, "reward against KL, a point a round, stronger later")
+
+
+def phase_bars(stages: Mapping[str, Mapping[str, float]]) -> str:
+    """Seconds of each stage, one bar each, split by phase."""
+    shown = {name: phases for name, phases in stages.items() if sum(phases.values()) > 0}
+    if not shown:
+        return ""
+    with matplotlib.rc_context(STYLE):
+        figure, axes = _sheet((5.6, 0.36 * len(shown) + 1.1))
+        for row, phases in enumerate(shown.values()):
+            left = 0.0
+            for kind, seconds in _by_kind(phases).items():
+                axes.barh(row, seconds, left=left, color=PHASES[kind], height=0.62)
+                left += seconds
+            axes.text(left, row, f" {left:.0f} s" if left >= 1 else f" {left:.1f} s", va="center")
+        axes.set_yticks(range(len(shown)), list(shown))
+        axes.invert_yaxis()
+        axes.margins(x=0.12)
+        axes.set_title("seconds by phase")
+        axes.grid(axis="y", visible=False)
+        present = {kind for phases in shown.values() for kind in _by_kind(phases)}
+        keys = [Patch(color=colour, label=kind) for kind, colour in PHASES.items() if kind in present]
+        figure.legend(
+            handles=keys,
+            loc="outside lower center",
+            ncols=len(keys),
+            fontsize=8,
+            handlelength=1,
+            columnspacing=1.2,
+        )
+        return _svg(figure, "seconds a stage, by phase")
+
+
+def _by_kind(phases: Mapping[str, float]) -> dict[str, float]:
+    """Seconds of each kind of phase, in the order of PHASES."""
+    found = dict.fromkeys(PHASES, 0.0)
+    for phase, seconds in phases.items():
+        kind = "generate" if phase.startswith("answers of") else SAME_PHASE.get(phase, phase)
+        found[kind if kind in PHASES else "other"] += seconds
+    return {kind: seconds for kind, seconds in found.items() if seconds > 0}
+
+
+def whisker(low: float | None, middle: float | None, high: float | None, tone: str) -> str:
+    """An interval beside the zero line, for a table's cell; each has its own scale."""
+    if low is None or middle is None or high is None:
+        return ""
+    reach = max(abs(low), abs(high)) * 1.08 or 1.0
+    x_low, x, x_high = (80 + 76 * value / reach for value in (low, middle, high))
+    return (
+        f'<svg class="whisker {tone}" viewBox="0 0 160 18" width="160" height="18" aria-hidden="true">'
+        f'<line class="zero" x1="80" x2="80" y1="0" y2="18"/>'
+        f'<line x1="{x_low:.1f}" x2="{x_high:.1f}" y1="9" y2="9"/>'
+        f'<line x1="{x_low:.1f}" x2="{x_low:.1f}" y1="5" y2="13"/>'
+        f'<line x1="{x_high:.1f}" x2="{x_high:.1f}" y1="5" y2="13"/><circle cx="{x:.1f}" cy="9" r="4"/></svg>'
+    )
+
+
+def numbered(page: str) -> str:
+    """The page with a number of its own in the ids of every picture, for alike ones have the same ids."""
+    count = itertools.count()
+    return re.sub(
+        r"<figure .*?</figure>", lambda m: m[0].replace(MARK, f"-{next(count)}"), page, flags=re.DOTALL
+    )
+
+
+def _sheet(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    return figure, figure.add_subplot()
 
 
 def _svg(figure: Figure, label: str) -> str:
-    """The picture as an element: transparent, black replaced by the page's own text colour."""
-    with matplotlib.rc_context(STYLE):
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    """The picture as an element: transparent, as wide as its place; `numbered` makes its ids unique."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].replace("#000000", "currentColor")
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<!--.*?-->\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"<text ", '<text fill="currentColor" ', svg)
-    # ids must be unique on a page with many pictures
-    mark = f"-{zlib.crc32(svg.encode()):x}"
-    svg = re.sub(r'id="([^"]+)"', rf'id="\1{mark}"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#\1{mark})", svg)
-    svg = re.sub(r'href="#([^"]+)"', rf'href="#\1{mark}"', svg)
-    return f'<figure role="img" aria-label="{label}">{svg}</figure>'
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>|font-family: [^;\"]*;? ?", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"\s*\n\s*", "\n", svg)
+    for colour, variable in PALETTE.items():
+        svg = svg.replace(colour, variable)
+    wanted = set(re.findall(r'(?:url\(|href=")#([^)"]+)', svg))
+    svg = re.sub(r' id="([^"]+)"', lambda m: f' id="{m[1]}{MARK}"' if m[1] in wanted else "", svg)
+    svg = re.sub(r'(url\(|href=")#([^)"]+)', rf"\1#\2{MARK}", svg)
+    return f'<figure role="img" aria-label="{escape(label)}">{svg}</figure>'

@@ -3,24 +3,54 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
-import markupsafe
+import yaml
+from markupsafe import Markup, escape
 
 from chatwright.core.files import read_json, write_json, write_text
 from chatwright.core.types import ChatwrightError
 from chatwright.evaluate import plots
-from chatwright.evaluate.figures import figures, rows_of, stages_of, verdict
+from chatwright.evaluate.figures import figures, finite, rows_of, stages_of
+from chatwright.evaluate.lineage import lineage, nodes
+from chatwright.evaluate.verdict import between, headline, number, percent, points, signed, tone_of, verdict
 
-TRAINING = ("loss", "accuracy", "margin", "held_out/loss", "held_out/accuracy", "grad_norm", "lr")
-PRACTICE = (
-    "reward", "kl", "entropy", "length", "finished", "reward_std", "explained_variance",
-    "clipped_high", "clipped_low", "kl_old", "critic/loss", "sampler_gap", "repetition", "beta",
-    "grad_norm", "lr", "tokens_per_second",
+Rows = list[dict[str, Any]]
+
+FIRST: tuple[tuple[str, ...], ...] = (
+    ("reward",), ("kl",), ("entropy",), ("length",), ("loss", "held_out/loss"),
+    ("accuracy", "held_out/accuracy"), ("margin", "held_out/margin"), ("grad_norm",), ("lr", "critic/lr"),
 )  # fmt: skip
+"""The curves everybody looks for, in this order; names that share a picture stand together."""
+SHARED: tuple[tuple[str, ...], ...] = (
+    ("clipped_high", "clipped_low"), ("chosen", "rejected"), ("held_out/chosen", "held_out/rejected"),
+)  # fmt: skip
+HIDDEN = ("step", "seconds", "answers")
+NAMES = {
+    "reward": ("reward", False),
+    "length": ("tokens an answer", False),
+    "finished": ("come to their end", True),
+    "exact": ("equal to the reference", True),
+    "own_language": ("in the question's language", True),
+    "unique": ("different answers", True),
+    "distinct": ("different bigrams", True),
+    "repetition": ("trigrams said again", True),
+}
+"""What METRICS are called on the page, and whether they are shares."""
+MOST_SAMPLES = 600
+
+
+class Tile(NamedTuple):
+    """A figure large enough to be seen across a room."""
+
+    label: str
+    value: str
+    note: str
+    tone: str
 
 
 def write_report(run: Path) -> Path:
@@ -30,90 +60,176 @@ def write_report(run: Path) -> Path:
     """
     if not (run / "manifest.json").exists():
         raise ChatwrightError(f"{run}: no run in this folder (it has no manifest.json)")
-    found = figures(run)
+    found, about, stages = figures(run), read_json(run / "manifest.json"), stages_of(run)
     write_json(run / "report.json", found)
-    page = resources.files("chatwright") / "assets" / "report" / "page.html"
-    template = jinja2.Environment(autoescape=True).from_string(page.read_text(encoding="utf-8"))
-    html = template.render(
+    html = _page().render(
         run=found,
-        about=read_json(run / "manifest.json"),
+        about=about,
+        headline=headline(found),
         verdict=verdict(found),
-        stages=[_stage(run, name, stage) for name, stage in stages_of(run).items()],
-        judges=[(name, judge, _picture(plots.calibration(judge["calibration"])))
+        tiles=tiles(found),
+        evaluations=[_evaluation(run, name, e) for name, e in found["evaluations"].items()],
+        judges=[_judge(name, judge, rows_of(run, name, "scores.jsonl"))
                 for name, judge in found.get("reward_models", {}).items()],
-        lineage=_lineage(run),
-        samples=_samples(run),
-        spread=_spread(run),
-        times=_picture(plots.bars(*_times(found), "seconds a stage")) if found["stages"] else "",
+        stages=[_stage(run, name, stage) for name, stage in stages.items() if name != "base"],
+        lineage=Markup(lineage(nodes(stages, about["recipe"]))),
+        times=Markup(plots.phase_bars({name: s["phases"] for name, s in found["stages"].items()})),
+        recipe=yaml.safe_dump(_without_nothing(about["recipe"]), sort_keys=False, allow_unicode=True),
     )  # fmt: skip
-    write_text(run / "report.html", html)
+    write_text(run / "report.html", plots.numbered(html))
     return run / "report.html"
 
 
-def _picture(svg: str) -> Any:
-    return markupsafe.Markup(svg)
+def _page() -> jinja2.Template:
+    """The template with its style, its script and its words."""
+    folder = resources.files("chatwright") / "assets" / "report"
+    files = {
+        n: (folder / n).read_text(encoding="utf-8") for n in ("page.html", "style.css", "page.js", "zh.json")
+    }
+    words: dict[str, str] = json.loads(files["zh.json"])
+
+    def t(english: str) -> Markup:
+        """A label in both languages; the page shows one of them."""
+        chinese = words.get(english)
+        if chinese is None:
+            return escape(english)
+        return Markup('<span class="en">{}</span><span class="zh" lang="zh">{}</span>').format(
+            english, chinese
+        )
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.globals |= {
+        "t": t, "css": Markup(files["style.css"]), "js": Markup(files["page.js"]), "words": _embedded(words),
+    }  # fmt: skip
+    environment.filters |= {
+        "number": number, "signed": signed, "percent": percent, "points": points, "tone": tone_of,
+        "between": lambda ci: between(*ci),
+        "whisker": lambda c, tone: Markup(plots.whisker(c["low"], c["difference"], c["high"], tone)),
+    }  # fmt: skip
+    return environment.from_string(files["page.html"])
 
 
-def _times(found: dict[str, Any]) -> tuple[list[str], list[float]]:
-    return list(found["stages"]), [stage["seconds"] for stage in found["stages"].values()]
+def _embedded(value: Any) -> Markup:
+    """JSON for a script element: nothing in it can end the element or open a comment."""
+    return Markup(json.dumps(finite(value), ensure_ascii=False).replace("<", "\\u003c"))
 
 
-def _stage(run: Path, name: str, stage: dict[str, Any]) -> dict[str, Any]:
-    """A stage's curves, contract and times."""
+def tiles(found: Mapping[str, Any]) -> list[Tile]:
+    """The run's main figures."""
+    shown = []
+    if rl := found.get("rl"):
+        low, high = rl["reward_gain_ci"]
+        shown.append(
+            Tile(
+                "reward",
+                f"{number(rl['reward_before'])} → {number(rl['reward_after'])}",
+                f"{signed(rl['reward_gain'])} ({signed(low)} … {signed(high)})",
+                tone_of((low, high)),
+            )
+        )
+    if right := found.get("correctness"):
+        low, high = right["ci"]
+        shown.append(
+            Tile(
+                "correct answers",
+                f"{100 * right['sft']:.1f} → {percent(right['rl'])}",
+                f"{points(right['difference'])} ({points(low)} … {points(high)})",
+                tone_of((low, high)),
+            )
+        )
+    if judge := found.get("reward_model"):
+        low, high = judge["accuracy_ci"]
+        shown.append(
+            Tile(
+                "reward model's accuracy",
+                percent(judge["accuracy"]),
+                between(low, high),
+                "good" if low > 0.5 else "open",
+            )
+        )
+    if rl:
+        low, high = rl["kl_ci"]
+        shown.append(Tile("KL, nats an answer", number(rl["kl"]), f"{number(low)} … {number(high)}", ""))
+        low, high = rl["length_ci"]
+        shown.append(
+            Tile(
+                "tokens an answer",
+                f"{number(rl['length_before'])} → {number(rl['length_after'])}",
+                f"{signed(low)} … {signed(high)}",
+                "",
+            )
+        )
+    cores, gpus = found["hardware"].get("cores"), found["hardware"].get("gpus") or []
+    machine = ", ".join(map(str, gpus)) if gpus else f"CPU × {cores}" if cores else ""
+    minutes = found["seconds"] / 60
+    shown.append(Tile("time", f"{minutes:.1f} min" if minutes < 90 else f"{minutes / 60:.1f} h", machine, ""))
+    return shown  # fmt: skip
+
+
+def _stage(run: Path, name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's curves, contract and checks."""
     rows = rows_of(run, name, "metrics.jsonl")
-    names = PRACTICE if stage["kind"] == "rl" else TRAINING
-    pictures = plots.curves(rows, names)
+    first, others = curves(rows)
     if stage["kind"] == "rl":
-        pictures += plots.kl_against_reward(rows)
+        first += plots.kl_against_reward(rows)
     preflight = run / name / "preflight.json"
     checks = read_json(preflight) if preflight.exists() else []
-    return {**stage, "name": name, "pictures": _picture(pictures), "checks": checks}
+    return {**stage, "name": name, "pictures": Markup(first), "more": Markup(others), "checks": checks,
+            "steps": rows[-1]["step"] if rows else 0}  # fmt: skip
 
 
-def _lineage(run: Path) -> list[dict[str, Any]]:
-    """Each stage with what it was made of and the fingerprint it is known by."""
-    return [
-        {
-            "name": name,
-            "inputs": [i for i in stage["inputs"] if i in stages_of(run)],
-            "data": stage["data"] or {},
-            "sources": list(stage["config"].get("data", {})),
-            "fingerprint": stage["fingerprint"][:12],
-        }
-        for name, stage in stages_of(run).items()
-    ]
+def curves(rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """The curves everybody looks for, and all others that were recorded, so that no metric is hidden."""
+    names = dict.fromkeys(k for row in rows for k, v in row.items() if isinstance(v, int | float))
+    pictures = {group[0]: plots.curve(rows, group, group[0]) for group in FIRST}
+    drawn = {name for group in FIRST for name in group} | set(HIDDEN)
+    rest = [group for group in SHARED if group[0] in names]
+    drawn |= {name for group in rest for name in group}
+    rest += [(n,) for n in names if n not in drawn and not n.startswith("seconds/")]
+    return "".join(pictures.values()), "".join(plots.curve(rows, group, group[0]) for group in rest)
 
 
-def _evaluations(run: Path) -> list[list[dict[str, Any]]]:
-    found = [
-        rows_of(run, name, "samples.jsonl") for name, s in stages_of(run).items() if s["kind"] == "evaluate"
-    ]
-    return [rows for rows in found if rows]
+def _judge(name: str, judge: Mapping[str, Any], scores: Sequence[Mapping[str, float]]) -> dict[str, Any]:
+    margins = [s["chosen"] - s["rejected"] for s in scores]
+    spread = {kind: [s[kind] for s in scores] for kind in ("rejected", "chosen")}
+    drawn = plots.calibration(judge["calibration"]) + plots.distributions(spread, "score")
+    return {
+        **judge,
+        "name": name,
+        "pictures": Markup(drawn + plots.distributions({"margin": margins}, "margin")),
+    }
 
 
-def _samples(run: Path, most: int = 60) -> dict[str, Any]:
-    """Answers side by side: the largest gains and losses and an even pick of the rest."""
-    evaluations = _evaluations(run)
-    if not evaluations:
-        return {"models": [], "rows": "[]"}
-    rows, models = evaluations[-1], list(evaluations[-1][0]["answers"])
-    first, last = models[0], models[-1]
-    ordered = sorted(rows, key=lambda r: r["answers"][last]["reward"] - r["answers"][first]["reward"])
-    chosen = ordered[: most // 4] + ordered[-(most // 4) :] + ordered[:: max(1, len(ordered) // (most // 2))]
-    unique = list({id(row): row for row in chosen}.values())
-    text = json.dumps(unique, ensure_ascii=False).replace("</", "<\\/")
-    return {"models": [first, last] if first != last else [first], "rows": _picture(text), "total": len(rows)}
+def _evaluation(run: Path, name: str, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """A comparison with its samples and distributions."""
+    rows = rows_of(run, name, "samples.jsonl")
+    correct = read_json(run / name / "manifest.json")["result"].get("correct")
+    models = list(rows[0]["answers"])
+    last = models[-1]
+    pair = models if len(models) < 2 else [evaluation["baseline"], last]
+    drawn = "".join(
+        plots.distributions({m: [row["answers"][m][key] for row in rows] for m in pair}, title)
+        for key, title in (("reward", "reward"), ("tokens", "tokens an answer"))
+    )
+    kept = rows if len(rows) <= MOST_SAMPLES else _telling(rows, pair[0], last)
+    names = [(key, *name) for key, name in NAMES.items() if key in evaluation["answers"][last]]
+    data = {"rows": kept, "models": models, "pair": [pair[0], last], "correct": correct}
+    return {**evaluation, "name": name, "spread": Markup(drawn), "samples": _embedded(data),
+            "shown": len(kept), "total": len(rows), "metrics": names}  # fmt: skip
 
 
-def _spread(run: Path) -> Any:
-    """Distributions of reward and length, before and after."""
-    evaluations = _evaluations(run)
-    if not evaluations or len(evaluations[-1][0]["answers"]) < 2:
-        return ""
-    rows, models = evaluations[-1], list(evaluations[-1][0]["answers"])
-    names = (models[0], models[-1])
-    drawn = ""
-    for key, title in (("reward", "reward"), ("tokens", "tokens an answer")):
-        before, after = ([row["answers"][name][key] for row in rows] for name in names)
-        drawn += plots.distributions(before, after, names, title)
-    return _picture(drawn)
+def _telling(rows: Rows, first: str, last: str) -> Rows:
+    """The largest gains and losses and an even pick of the rest, in their order."""
+    gains = [row["answers"][last]["reward"] - row["answers"][first]["reward"] for row in rows]
+    order = sorted(range(len(rows)), key=gains.__getitem__)
+    third = MOST_SAMPLES // 3
+    middle = order[third:-third]
+    even = middle[:: -(-len(middle) // third)]
+    return [rows[i] for i in sorted({*order[:third], *order[-third:], *even})]
+
+
+def _without_nothing(value: Any) -> Any:
+    """A recipe without the settings that were left out."""
+    if isinstance(value, Mapping):
+        return {k: _without_nothing(v) for k, v in value.items() if v is not None and v != {} and v != []}
+    return [_without_nothing(v) for v in value] if isinstance(value, list) else value

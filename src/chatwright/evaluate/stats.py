@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Hashable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import stats
@@ -18,26 +18,56 @@ class Interval(NamedTuple):
     high: float
 
 
-def bootstrap(values: Sequence[float], seed: int = 0, resamples: int = 5000) -> Interval:
+def bootstrap(
+    values: Sequence[float],
+    seed: int = 0,
+    resamples: int = 5000,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
     """The mean of values and its percentile bootstrap interval; for paired data pass the differences.
 
-    The same values give the same interval. One value, or values all alike, have an interval without width.
+    Values that share a group (pairs about one prompt) are drawn together, for they are not independent. The
+    same values give the same interval. One group, or values all alike, have an interval without width.
     """
-    x = np.asarray(values, dtype=np.float64)
-    if len(x) == 0:
+    sums, counts = _by_group(values, groups)
+    if not len(sums):
         return Interval(math.nan, math.nan, math.nan)
-    if len(x) == 1 or np.ptp(x) == 0:
-        return Interval(float(x.mean()), float(x.mean()), float(x.mean()))
+    mean = float(sums.sum() / counts.sum())
+    if len(sums) == 1 or np.ptp(np.asarray(values, dtype=np.float64)) == 0:
+        return Interval(mean, mean, mean)
     found = stats.bootstrap(
-        (x,), np.mean, n_resamples=resamples, method="percentile", batch=256, rng=np.random.default_rng(seed)
+        (sums, counts),
+        lambda s, c, axis: s.sum(axis) / c.sum(axis),
+        paired=True,
+        n_resamples=resamples,
+        method="percentile",
+        batch=256,
+        rng=np.random.default_rng(seed),
     ).confidence_interval
-    return Interval(float(x.mean()), float(found.low), float(found.high))
+    return Interval(mean, float(found.low), float(found.high))
 
 
-def proportion(successes: int, n: int) -> Interval:
-    """A share and its Wilson interval."""
-    found = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
-    return Interval(successes / n, float(found.low), float(found.high))
+def proportion(outcomes: Sequence[float], groups: Sequence[Hashable] | None = None) -> Interval:
+    """The share of a yes/no outcome (a half is a tie) and its Wilson interval, which stays inside 0 … 1.
+
+    With groups, n is divided by the design effect, the factor by which the variance of a mean over whole
+    groups exceeds that over independent values (Kish 1965); where every outcome is alike nothing can be
+    estimated, and a group counts as one value.
+    """
+    sums, counts = _by_group(outcomes, groups)
+    n = float(counts.sum())
+    if n == 0:
+        return Interval(math.nan, math.nan, math.nan)
+    share = min(1.0, float(sums.sum()) / n)
+    effective = float(len(sums))
+    if len(sums) > 1 and 0 < share < 1:
+        variance = float(((sums - share * counts) ** 2).sum()) / n**2
+        effective = n / max(1.0, variance / (share * (1 - share) / n))
+    z = float(stats.norm.ppf(0.975))
+    middle = (share + z * z / (2 * effective)) / (1 + z * z / effective)
+    half = z / (1 + z * z / effective)
+    half *= math.sqrt(share * (1 - share) / effective + z * z / (4 * effective**2))
+    return Interval(share, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
@@ -47,7 +77,23 @@ def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def detectable(differences: Sequence[float], power: float = 0.8) -> float:
-    """The smallest mean difference so many pairs would have shown with this power at the 5 % level."""
-    spread = float(np.std(differences, ddof=1)) if len(differences) > 1 else math.nan
-    return (stats.norm.ppf(0.975) + stats.norm.ppf(power)) * spread / math.sqrt(len(differences))
+def detectable(differences: Sequence[float], power: float = 0.8) -> float | None:
+    """The smallest mean difference so many pairs would have shown with this power at the 5 % level; None
+    where a single pair says nothing of the spread.
+    """
+    if len(differences) < 2:
+        return None
+    spread = float(np.std(differences, ddof=1))
+    return float(stats.norm.ppf(0.975) + stats.norm.ppf(power)) * spread / math.sqrt(len(differences))
+
+
+def _by_group(values: Sequence[float], groups: Sequence[Hashable] | None) -> tuple[Any, Any]:
+    """(Σ values, how many) of each group; every value is its own group where none are given."""
+    x = np.asarray(values, dtype=np.float64)
+    if groups is None:
+        return x, np.ones_like(x)
+    number: dict[Hashable, int] = {}
+    index = [number.setdefault(group, len(number)) for group in groups]
+    if len(index) != len(x):
+        raise ValueError(f"{len(x)} values and {len(index)} groups")
+    return np.bincount(index, x, len(number)), np.bincount(index, minlength=len(number)).astype(np.float64)

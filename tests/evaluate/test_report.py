@@ -1,0 +1,267 @@
+"""The report says what the figures say, for every kind of run, and its page works."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from importlib import resources
+
+import pytest
+
+from chatwright.core.files import read_json, write_json
+from chatwright.core.types import ChatwrightError
+from chatwright.evaluate import plots
+from chatwright.evaluate.figures import figures, phases
+from chatwright.evaluate.lineage import Node, lanes, lineage
+from chatwright.evaluate.report import write_report
+from chatwright.evaluate.verdict import headline, number, percent, points, signed, verdict
+from written_run import embedded, practice, training, write_run
+
+GAIN = {
+    "before": "sft", "after": "chat", "prompts": 9, "reward_before": 0.0, "reward_after": 1.0,
+    "reward_gain": 1.0, "kl": 2.0, "length_before": 8.0, "length_after": 8.0, "length_ci": [-1.0, 1.0],
+}  # fmt: skip
+
+
+class Page(HTMLParser):
+    """Every tag is closed, and no id is given twice."""
+
+    VOID = ("meta", "link", "br", "input", "circle", "line", "rect", "path", "use")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.feed(text)
+        assert not self.open
+        assert len(self.ids) == len(set(self.ids))
+
+    def handle_starttag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.ids += [value for name, value in attrs if name == "id"]
+
+    def handle_endtag(self, tag):
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    return write_run(tmp_path_factory.mktemp("run") / "full")
+
+
+@pytest.fixture(scope="module")
+def page(full):
+    return write_report(full).read_text(encoding="utf-8")
+
+
+def test_report_json_holds_what_scripts_read(full, page):
+    found = json.loads((full / "report.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert {"accuracy", "accuracy_ci", "margin", "ece", "length_bias"} <= found["reward_model"].keys()
+    wanted = {
+        "reward_before",
+        "reward_after",
+        "reward_gain",
+        "reward_gain_ci",
+        "kl",
+        "length_before",
+        "length_after",
+    }
+    assert wanted <= found["rl"].keys() and {"sft", "rl", "difference", "ci"} <= found["correctness"].keys()
+    assert found["seconds"] == 4 * 60
+    low, high = found["rl"]["reward_gain_ci"]
+    assert 0 < low < found["rl"]["reward_gain"] < high
+    assert found["stages"]["chat"]["last"]["entropy"] is None, "JSON has no NaN"
+
+
+def test_the_page_stands_alone_and_is_well_formed(page):
+    Page(re.sub(r"<script.*?</script>|<!doctype html>", "", page, flags=re.DOTALL))
+    assert not re.search(r"""(?:src|href)=["'](?!#)|https?://(?!www\.w3\.org)|@import""", page)
+    assert 'name="viewport"' in page and "prefers-color-scheme: dark" in page
+    for section in (
+        "Comparison",
+        "Answers, side by side",
+        "Reward model",
+        "Loss contract",
+        "Lineage",
+        "Recipe",
+    ):
+        assert section in page
+
+
+def test_texts_cannot_break_out_of_the_page(page):
+    samples = embedded(page, "samples")
+    assert samples["rows"][1]["prompt"][0]["content"] == "保修期多长？ <1> </script><!--"
+    assert samples["pair"] == ["sft", "chat"] and samples["correct"] == "facts" and len(samples["rows"]) == 60
+
+
+def test_every_label_is_there_in_chinese(page):
+    folder = resources.files("chatwright") / "assets" / "report"
+    words = json.loads((folder / "zh.json").read_text(encoding="utf-8"))
+    assert words == embedded(page, "words")
+    said = re.findall(r't\("([^"]+)"\)', (folder / "page.html").read_text(encoding="utf-8"))
+    said += re.findall(r'say\("([^"]+)"\)', (folder / "page.js").read_text(encoding="utf-8"))
+    assert len(said) > 40 and not [text for text in said if text not in words]
+    assert [text for text in words if not words[text].strip()] == []
+
+
+def test_slices_compare_kinds_of_prompts(full, page):
+    found = figures(full)["evaluations"]["check"]["slices"]
+    assert [(s["key"], s["value"], s["prompts"]) for s in found] == [("lang", "en", 30), ("lang", "zh", 30)]
+    assert all("correct" in s for s in found), "one answer a prompt: its parts are the prompt's"
+
+
+@pytest.mark.parametrize(
+    ("stages", "wish", "says"),
+    [
+        (("sft",), {}, "nothing was compared"),
+        (("sft", "judge"), {}, "A reward model was trained"),
+        (("sft", "chat", "check"), {"gain": 0.0}, "cannot be told from"),
+        (
+            ("sft", "check"),
+            {"gain": -1.0, "models": ("sft", "dpo", "chat"), "answers": 4},
+            "earns less reward",
+        ),
+        (("check",), {"prompts": 3}, "chat"),
+    ],
+)
+def test_runs_without_some_stages_have_a_page_too(tmp_path, stages, wish, says):
+    run = write_run(tmp_path / "run", stages, **wish)
+    text = write_report(run).read_text(encoding="utf-8")
+    Page(re.sub(r"<script.*?</script>|<!doctype html>", "", text, flags=re.DOTALL))
+    assert says in text
+    assert ("rl" in figures(run)) == ("check" in stages) and ("reward_model" in figures(run)) == (
+        "judge" in stages
+    )
+
+
+def test_a_run_that_only_began_has_a_page(tmp_path):
+    run = write_run(tmp_path / "run", ())
+    assert "Nothing was compared in this run" in write_report(run).read_text(encoding="utf-8")
+
+
+def test_a_folder_without_a_run_is_a_sentence(tmp_path):
+    with pytest.raises(ChatwrightError, match="no run in this folder"):
+        write_report(tmp_path)
+
+
+def test_writing_again_gives_the_same_bytes(full, page):
+    assert write_report(full).read_text(encoding="utf-8") == page
+
+
+def test_the_verdict_says_what_the_intervals_say():
+    tones = [
+        verdict({"rl": {**GAIN, "reward_gain_ci": ci}})[0].tone for ci in ([0.5, 1.5], [-2, -1], [-1, 1])
+    ]
+    assert tones == ["good", "bad", "open"]
+
+    def head(gain, right):
+        return headline({"rl": {**GAIN, "reward_gain_ci": gain}, "correctness": {"ci": right}}).tone
+
+    up, down, flat = [0.1, 0.2], [-0.2, -0.1], [-0.1, 0.1]
+    assert [head(up, r) for r in (up, flat, down)] == ["good", "good", "bad"], "reward up, right answers down"
+    assert [head(flat, r) for r in (up, flat, down)] == ["good", "open", "bad"]
+    assert head(down, up) == "bad"
+
+
+def test_the_verdict_warns_of_length_and_of_answers_without_an_end():
+    rl = {**GAIN, "reward_gain_ci": [0.5, 1.5], "length_after": 16.0, "length_ci": [7.0, 9.0]}
+    found = {"rl": rl, "evaluations": {"check": {"rl": rl, "answers": {"chat": {"finished": 0.4}}}}}
+    said = verdict(found)
+    assert [f.tone for f in said] == ["good", "open", "bad"]
+    assert "grew from 8.00 to 16.0 tokens" in said[1].en and "sampling.max_tokens" in said[2].en
+    judge = {"accuracy": 0.6, "accuracy_ci": [0.55, 0.65], "pairs": 300, "longer_is_better": 0.4}
+    (worse_than_length,) = verdict({"reward_model": judge})
+    assert worse_than_length.tone == "open" and "60.0 %" in worse_than_length.en
+
+
+def test_figures_are_written_with_three_digits_and_a_true_minus():
+    assert [number(x) for x in (0.5, -1.25, 278, 12345.6, None, 0.0)] == [
+        "0.500",
+        "−1.25",
+        "278",
+        "12,346",
+        "–",
+        "0.00",
+    ]
+    assert (signed(0.5), signed(-0.5), percent(0.123), points(-0.041)) == (
+        "+0.500",
+        "−0.500",
+        "12.3 %",
+        "−4.1",
+    )
+
+
+def test_phases_open_up_what_learning_spent_its_time_on():
+    rows = [{"seconds/generate": 2.0, "seconds/train": 1.0}, {"seconds/generate": 2.0, "seconds/train": 1.0}]
+    found = phases({"phases": {"set up": 1.0, "learn": 7.0}}, rows)
+    assert found == {"set up": 1.0, "generate": 4.0, "train": 2.0, "other": 1.0}
+    assert phases({"phases": {"train": 3.0}}, []) == {"train": 3.0}
+
+
+def test_curves_keep_their_shape():
+    steps, values = plots.thinned([(float(i), float(i % 2)) for i in range(4000)])
+    assert len(steps) == plots.MOST_POINTS and set(values) == {0.5}
+    assert plots.smoothed([2.0] * 9) == pytest.approx([2.0] * 9)
+    line = [float(i) for i in range(200)]
+    assert plots.smoothed(line)[50:150] == pytest.approx(line[50:150], abs=0.01), "no lag"
+    assert plots.is_noisy([row["loss"] for row in training() if "loss" in row])
+    assert not plots.is_noisy([1e-3 / s for s in range(1, 60)])
+    drawn = plots.curve(practice(), ["reward"], "reward <&>")
+    assert "var(--blue)" in drawn and "#" not in re.sub(r'(?:url\(|href=")#', "", drawn), (
+        "colours are the page's"
+    )
+    assert "reward &lt;&amp;&gt;" in drawn
+    assert plots.curve(practice(), ["absent"], "absent") == "" == plots.curve([], ["loss"], "loss")
+
+
+def test_an_interval_is_drawn_on_its_side_of_zero():
+    x = [
+        float(v)
+        for v in re.findall(r'x1="([\d.]+)" x2="([\d.]+)" y1="9"', plots.whisker(0.1, 0.2, 0.3, "good"))[0]
+    ]
+    assert 80 < x[0] < x[1] <= 160
+    assert plots.whisker(None, None, None, "open") == "" and "nan" not in plots.whisker(0.0, 0.0, 0.0, "open")
+
+
+def test_lineage_gives_overlapping_arcs_lanes_of_their_own():
+    names = ("base", "sft", "judge", "chat", "check")
+    inputs = ((), ("base",), ("sft",), ("judge", "sft"), ("chat", "judge", "sft"))
+    rows = [Node(n, "x", i, (("a <b>", "path"),), 1.0, n, "f") for n, i in zip(names, inputs, strict=True)]
+    found = lanes(rows)
+    assert sorted((start, end) for _, start, end in found) == [(1, 3), (1, 4), (2, 4)]
+    assert len({lane for lane, *_ in found}) == 3
+    assert "a &lt;b&gt;" in lineage(rows) and lineage([]) == ""
+
+
+def test_large_evaluations_keep_the_telling_rows(tmp_path):
+    run = write_run(tmp_path / "run", ("check",), prompts=900)
+    samples = embedded(write_report(run).read_text(encoding="utf-8"), "samples")
+    gains = [row["answers"]["chat"]["reward"] - row["answers"]["sft"]["reward"] for row in samples["rows"]]
+    assert 400 < len(gains) <= 600 and figures(run)["evaluations"]["check"]["prompts"] == 900
+
+
+@pytest.mark.skipif(not shutil.which("chromium"), reason="needs a chromium to run the page's script in")
+def test_the_script_draws_the_answers(tmp_path):
+    run = write_run(tmp_path / "run")
+    found = subprocess.run(
+        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom",
+         f"--user-data-dir={tmp_path / 'profile'}", write_report(run).as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert found.stdout.count('class="card sample"') == 10 and "became right" in found.stdout
+    assert "Uncaught" not in found.stderr
+
+
+def test_a_broken_manifest_is_named(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "sft" / "manifest.json").write_text("{", encoding="utf-8")
+    with pytest.raises(ChatwrightError, match=r"sft/manifest.json:1: not JSON"):
+        write_report(run)
+    write_json(run / "sft" / "manifest.json", read_json(run / "judge" / "manifest.json"))
+    assert write_report(run).exists()
