@@ -81,7 +81,7 @@ def accuracy(model: Any, held: Any, pad_id: int, read: Any) -> tuple[float, floa
     """Share of held-out pairs whose chosen answer scores higher, with its interval."""
     batch = collate_pairs([held[i] for i in range(len(held))], pad_id)
     scores = Frozen(model, "cpu").infer(batch, read)
-    return proportion(int((scores[0::2] > scores[1::2]).sum()), len(held))
+    return proportion((scores[0::2] > scores[1::2]).float().tolist())
 
 
 def main() -> None:

@@ -147,7 +147,9 @@ def scores(engine: Engine, rows: Rows) -> Iterator[dict[str, Any]]:
     for batch in rows.all():
         found, tokens = engine.infer(batch, final_score).tolist(), batch.mask.sum(1).tolist()
         for i in range(0, len(found), 2):
+            prompt = batch.ids[i][batch.attention[i] & ~batch.mask[i]].tolist()
             yield {
+                "prompt": " ".join(map(str, prompt)),  # pairs of one prompt are not independent
                 "chosen": found[i],
                 "rejected": found[i + 1],
                 "chosen_tokens": tokens[i],
