@@ -1,5 +1,7 @@
 """A global step is the same however it was split, resumes exactly, and never moves on a broken gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,6 +12,7 @@ from chatwright.engine.base import Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
 from chatwright.engine.torch_engine import TorchEngine
 from chatwright.models.readout import token_logprobs
+from chatwright.train.loop import measure
 from chatwright.train.objectives import DpoConfig, NoSettings, OrpoConfig, dpo_loss, orpo_loss, sft_loss
 from tiny import tiny_lm
 
@@ -102,6 +105,21 @@ def test_inference_keeps_the_order_and_trains_nothing():
     found = e.infer(batch, token_logprobs)
     torch.testing.assert_close(found, token_logprobs(tiny_lm(), batch), rtol=1e-5, atol=1e-5)
     assert torch.equal(before, weights(e)) and not found.requires_grad
+
+
+@pytest.mark.parametrize("tokens", [8, 12, 10_000])
+def test_measuring_needs_no_step_and_knows_metrics_from_tokens(tokens):
+    """A part six tokens wide, of a wider batch, has as many columns as DPO has metrics."""
+    batch, loss = pairs(), dpo_loss(DpoConfig(nll=0.3))
+    six = torch.arange(batch.ids.size(1)) < 6
+    cut = {"attention": batch.attention & six, "weights": batch.weights * six, "nll": batch.nll * six}
+    short = replace(batch, **{k: torch.cat([cut[k][:2], getattr(batch, k)[2:]]) for k in cut})
+    e = engine(micro_tokens=tokens)
+    before = weights(e)
+    for made in (batch, short):
+        found = measure(e, [made], loss)
+        assert found["loss"] == pytest.approx(engine().step(made, loss)["loss"], rel=1e-5)
+    assert torch.equal(before, weights(e))
 
 
 def test_a_gradient_that_is_not_finite_moves_no_weight():

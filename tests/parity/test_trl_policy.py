@@ -121,9 +121,10 @@ def test_the_grpo_family(tmp_path, method, beta, corrected):
 
 
 @pytest.mark.parametrize("method", ["grpo", "dapo"])
-def test_what_trl_does_unless_told(tmp_path, method):
-    trainer, made, rows = sampled("GRPO", tmp_path)
-    equal(trainer, made, rows, prepared(method, rows))
+@pytest.mark.parametrize("told", [{}, {"beta": 0.3}])
+def test_what_trl_does_unless_told(tmp_path, method, told):
+    trainer, made, rows = sampled("GRPO", tmp_path, **told)
+    equal(trainer, made, rows, prepared(method, rows, **({"kl": told["beta"]} if told else {})))
 
 
 def test_gspo(tmp_path):

@@ -33,12 +33,11 @@ def measure(engine: Engine, batches: Iterable[Batch], loss: Loss) -> Metrics:
         total, sums = loss(model, part)
         names[:] = ["loss", *sums]
         row = torch.stack([torch.as_tensor(x, dtype=torch.float32) for x in (total, *sums.values())])
-        return torch.cat(
-            [row[None], row.new_zeros(part.ids.size(0) - 1, len(row))]
-        )  # a row each, as infer asks
+        # a row each, as infer asks; three dimensions, so that it is not taken for a per-token tensor
+        return torch.cat([row[None, None], row.new_zeros(part.ids.size(0) - 1, 1, len(row))])
 
     sums, shares = torch.zeros(()), torch.zeros(())
     for batch in batches:
-        sums = sums + engine.infer(batch, read).sum(0).cpu()
+        sums = sums + engine.infer(batch, read).sum((0, 1)).cpu()
         shares = shares + batch.denominator.cpu()
     return dict(zip(names, (sums / shares).tolist(), strict=True)) if names else {}
