@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
 
 from pydantic import Field
 from torch import Tensor
@@ -21,10 +22,20 @@ class SamplingConfig(Config):
     )
     top_k: int = Field(0, ge=0, description="Only the k likeliest tokens; 0 for all.")
     top_p: float = Field(1.0, gt=0, le=1, description="Only the likeliest tokens that together reach p.")
+    min_p: float = Field(
+        0.0, ge=0, le=1, description="Only tokens at least this likely, as a share of the likeliest's."
+    )
     repetition_penalty: float = Field(
         1.0, gt=0, description="Above 1 makes tokens that were already said less likely."
     )
     stop: tuple[str, ...] = Field((), description="Texts that end an answer; they are cut from its text.")
+    stop_ids: tuple[int, ...] = Field((), description="Tokens that end an answer besides the end of turn.")
+    logit_bias: Mapping[int, float] = Field(
+        default_factory=dict, description="Added to a token's logit before anything else; -100 forbids it."
+    )
+    top_logprobs: int = Field(
+        0, ge=0, le=20, description="So many of the likeliest tokens are told at each place (serving)."
+    )
 
 
 class Sampler(Protocol):
@@ -39,4 +50,77 @@ class Sampler(Protocol):
 
     def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Take over the policy's new weights."""
+        ...
+
+
+class Constraint(Protocol):
+    """A grammar: which tokens may come next."""
+
+    def allowed(self, ids: Sequence[int]) -> Tensor:
+        """bool [V] after the answer's tokens so far; at least one token is allowed."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Request:
+    """One answer to draw. The seed alone decides the draw: the same request gives the same answer, whatever
+    else is in the batch.
+    """
+
+    prompt_ids: tuple[int, ...]
+    config: SamplingConfig
+    seed: int
+    constraint: Constraint | None = None
+
+
+class Token(NamedTuple):
+    """A drawn token, its log-probability at the request's temperature, and the likeliest tokens there."""
+
+    id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Event(NamedTuple):
+    """What one step did for one request.
+
+    `text` are the characters that became certain: half characters and the beginnings of stop texts are held
+    back until they are decided, so the texts of a request's events join to its answer. `end` is None while
+    the request goes on; "error" ends this request alone and `error` says why.
+    """
+
+    request: int
+    tokens: tuple[Token, ...] = ()
+    text: str = ""
+    end: Literal["stop", "length", "error"] | None = None
+    error: str = ""
+
+
+class StepSampler(Sampler, Protocol):
+    """A sampler that a server drives: requests join and leave the running batch between steps.
+
+    Not thread-safe: one thread calls all of these.
+    """
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; returns its number. It joins the batch when there is room."""
+        ...
+
+    def step(self) -> list[Event]:
+        """Prefill or decode once for all that runs; returns what happened, nothing when idle."""
+        ...
+
+    def cancel(self, number: int) -> None:
+        """Forget a request, waiting or running; its slot is free for the next step. Unknown numbers are
+        ignored (the request may just have ended)."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for room."""
+        ...
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch."""
         ...
