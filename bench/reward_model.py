@@ -41,10 +41,17 @@ def rows_of(path: str, template: Template, length: int, cache: Path) -> tuple[An
     return train, held
 
 
+def padded_by(folder: str, pad_id: int) -> Any:
+    """A model with a new scalar head that takes `pad_id` for padding."""
+    model = scalar_model(folder)
+    model.config.pad_token_id = pad_id
+    return model
+
+
 def ours(folder: str, train: Any, pad_id: int, a: argparse.Namespace) -> Any:
     """Our engine and loss."""
     engine = TorchEngine(
-        scalar_model(folder), OptimConfig(lr=a.lr, schedule="linear"), a.steps, "cpu", a.seed
+        padded_by(folder, pad_id), OptimConfig(lr=a.lr, schedule="linear"), a.steps, "cpu", a.seed
     )
     order = Epochs(len(train), a.batch, a.seed)
     batches = (collate_pairs([train[i] for i in order.batch(step)], pad_id) for step in range(a.steps))
@@ -66,7 +73,7 @@ def theirs(folder: str, train: Any, tokenizer: Any, a: argparse.Namespace, scrat
     )  # fmt: skip
     data = datasets.Dataset.from_list(rows)
     trainer = RewardTrainer(
-        model=scalar_model(folder), args=config, train_dataset=data, processing_class=tokenizer
+        model=padded_by(folder, tokenizer.pad_token_id), args=config, train_dataset=data, processing_class=tokenizer
     )
     trainer.train()
     return trainer.model
@@ -97,6 +104,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     a = parser.parse_args()
     tokenizer = load_tokenizer(a.model)
+    if tokenizer.pad_token_id == tokenizer.eos_token_id and tokenizer.unk_token:
+        # transformers takes padding for the end of a row, so with pad = eos trl would train another token
+        tokenizer.pad_token = tokenizer.unk_token
     template = Template.from_tokenizer(tokenizer, TemplateConfig())
     found = []
     with tempfile.TemporaryDirectory() as scratch:
