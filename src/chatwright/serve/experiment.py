@@ -30,6 +30,14 @@ class Guardrail(Config):
         return self
 
 
+def _guardrails() -> dict[Metric, Guardrail]:
+    return {
+        "error_rate": Guardrail(worse_by=0.02),
+        "regenerate_rate": Guardrail(worse_by=0.05),
+        "latency_p95": Guardrail(worse_by_ratio=1.5),
+    }
+
+
 class ExperimentConfig(Config):
     """An A/B test: arms are the names of served models, shares those of the users."""
 
@@ -50,11 +58,7 @@ class ExperimentConfig(Config):
     )
     guard_window: float = Field(1.0, gt=0, description="The same for the guardrails, which must be quick.")
     guardrails: dict[Metric, Guardrail] = Field(
-        default_factory=lambda: {
-            "error_rate": Guardrail(worse_by=0.02),
-            "regenerate_rate": Guardrail(worse_by=0.05),
-            "latency_p95": Guardrail(worse_by_ratio=1.5),
-        },
+        default_factory=_guardrails,
         description="What may not get worse; an arm shown to break one is rolled back.",
     )
     rollback: Literal["auto", "ask"] = Field("auto", description="What happens when a guardrail is broken.")
