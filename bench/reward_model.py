@@ -73,7 +73,10 @@ def theirs(folder: str, train: Any, tokenizer: Any, a: argparse.Namespace, scrat
     )  # fmt: skip
     data = datasets.Dataset.from_list(rows)
     trainer = RewardTrainer(
-        model=padded_by(folder, tokenizer.pad_token_id), args=config, train_dataset=data, processing_class=tokenizer
+        model=padded_by(folder, tokenizer.pad_token_id),
+        args=config,
+        train_dataset=data,
+        processing_class=tokenizer,
     )
     trainer.train()
     return trainer.model

@@ -22,7 +22,10 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 # No emoji: `file.jsonl:100:` is a place. Lines in a log file are not wrapped to 80 columns.
-console = Console(emoji=False, width=None if sys.stdout.isatty() else 160)
+# Of several ranks only the first speaks.
+console = Console(
+    emoji=False, width=None if sys.stdout.isatty() else 160, quiet=os.environ.get("RANK", "0") != "0"
+)
 
 Files = Annotated[
     list[str],
@@ -41,6 +44,12 @@ def run(
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Run up to this stage.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write, in place of the recipe's `out`.")] = None,
+    nproc: Annotated[
+        int, typer.Option(min=1, help="Processes on this machine that share out each step (one a GPU).")
+    ] = 1,
+    max_restarts: Annotated[
+        int, typer.Option(min=0, help="With --nproc: how often to go on by itself when a process dies.")
+    ] = 0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, tokenise, print the plan; train nothing.")
     ] = False,
@@ -54,6 +63,10 @@ def run(
     from chatwright.pipeline import Run
     from chatwright.recipe.read import read_recipe
 
+    if nproc > 1:
+        from chatwright.console.launch import launch
+
+        raise typer.Exit(launch(nproc, max_restarts))
     set_up_logging(console)
     changes = [*(set_ or []), *([f"out={out.resolve()}"] if out else [])]
     work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console)
@@ -63,9 +76,14 @@ def run(
         print_plan(work.recipe, work.load_data(), work.job, console)
         return
     work.execute(only, until)
-    from chatwright.console.summary import print_summary
+    from chatwright.core import dist
+    from chatwright.core.files import writes
 
-    print_summary(work.directory, console)
+    dist.stop()
+    if writes():
+        from chatwright.console.summary import print_summary
+
+        print_summary(work.directory, console)
 
 
 @app.command()
@@ -204,7 +222,8 @@ def _explain(error: Exception) -> int:
     from chatwright.core.types import ChatwrightError
 
     if isinstance(error, ChatwrightError):
-        message = f"[bold red]error:[/] {escape(str(error))}"
+        who = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+        message = f"{who}[bold red]error:[/] {escape(str(error))}"
         Console(stderr=True, emoji=False).print(message, highlight=False, soft_wrap=True)
         return 2
     if isinstance(error, Interrupted):

@@ -20,7 +20,8 @@ import transformers
 from rich.console import Console
 
 from chatwright import __version__
-from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json
+from chatwright.core import dist
+from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json, writes
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import load
@@ -51,6 +52,7 @@ class Run:
         """
         _known(self.recipe, only, "--only")
         _known(self.recipe, until, "--until")
+        dist.start(self.recipe.engine.device)
         with named_os_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         with _alone(self.directory), StopFlag().listening() as stop:
@@ -65,7 +67,7 @@ class Run:
                     self._say_missing(stage.name, only)
                 if stage.name in (only, until):
                     break
-                if stop.asked:
+                if dist.agreed(stop.asked):
                     raise Interrupted(f"stopped after stage {stage.name}, which is done")
         return self.directory
 
@@ -133,10 +135,13 @@ class Run:
         """Run a stage's work between two notes on disk: what was begun, and what came of it."""
         directory = self.directory / name
         begun = directory / "begun.json"
-        if directory.exists() and (not begun.exists() or read_json(begun)["fingerprint"] != fingerprint):
-            self._set_aside(directory)
-        if not begun.exists():
-            write_json(begun, {"fingerprint": fingerprint, "config": settings})
+        with dist.first_alone() as first:
+            if first:
+                other = directory.exists() and not begun.exists()
+                if other or (begun.exists() and read_json(begun)["fingerprint"] != fingerprint):
+                    self._set_aside(directory)
+                if not begun.exists():
+                    write_json(begun, {"fingerprint": fingerprint, "config": settings})
         self.console.rule(f"[bold]{name}", align="left", style="dim")
         began = time.time()
         outcome: Outcome = work()
@@ -149,6 +154,7 @@ class Run:
             "result": outcome.result, "data": outcome.data, "chatwright": __version__,
         }  # fmt: skip
         write_json(directory / "manifest.json", manifest)
+        dist.wait()
 
     def _set_aside(self, directory: Path) -> None:
         """Keep what an earlier version of the recipe made, out of the way, instead of deleting it."""
@@ -162,7 +168,7 @@ class Run:
 
     def _done(self, name: str, fingerprint: str) -> bool:
         path = self.directory / name / "manifest.json"
-        return path.exists() and read_json(path)["fingerprint"] == fingerprint
+        return dist.agreed(path.exists() and read_json(path)["fingerprint"] == fingerprint)
 
     def _fingerprint(
         self, stage: Stage, prints: Mapping[str, str], records: Mapping[str, Sequence[Record]]
@@ -172,7 +178,7 @@ class Run:
         for name in inputs_of(stage):
             folder = self.base / name
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
-        engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
+        engine = self.recipe.engine.model_dump(include={"dtype"})  # the rest changes no result
         settings = stage.model_dump(mode="json", exclude={"save_every"})
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")
@@ -234,6 +240,9 @@ def _known(recipe: Recipe, name: str | None, flag: str) -> None:
 @contextmanager
 def _alone(directory: Path) -> Iterator[None]:
     """Two runs in one folder would tear each other's files: the second is refused."""
+    if not writes():
+        yield
+        return
     with (directory / ".lock").open("w") as handle:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

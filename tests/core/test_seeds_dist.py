@@ -2,7 +2,7 @@
 
 import torch
 
-from chatwright.core.dist import masked_mean_std
+from chatwright.core.batch import masked_mean_std
 from chatwright.core.seeds import derive
 
 

@@ -80,6 +80,27 @@ class Batch:
         rows = [(i[:, None] * k + torch.arange(k)).flatten() for i in index]
         return [(r, self.rows(r).trimmed()) for r in rows]
 
+    def pieces(self: B, count: int, tokens: int) -> list[tuple[Tensor, B]]:
+        """As `micro_batches`, but in multiples of `count` parts of nearly equal work, where there are so
+        many items: what `count` ranks share out.
+        """
+        k = self.rows_per_item
+        longest = self.lengths.view(-1, k).amax(1).clamp(min=1)
+        order = torch.argsort(longest, stable=True)
+        work = longest[order].cumsum(0) * k
+        number = count * max(1, -(-int(work[-1]) // (tokens * count)))
+        while True:
+            # an item goes where the middle of its work falls, so that every part has its share
+            middle = work - longest[order] * k / 2
+            place = (middle * number / work[-1]).long().clamp(max=number - 1)
+            parts = [order[place == i] for i in range(number)]
+            fits = all(len(p) * k * int(longest[p].max()) <= tokens for p in parts if len(p) > 1)
+            if fits:
+                break
+            number += count
+        rows = [(p[:, None] * k + torch.arange(k)).flatten() for p in parts if len(p)]
+        return [(r, self.rows(r).trimmed()) for r in rows]
+
     def shuffled(self: B, items: int, epochs: int, generator: torch.Generator | None = None) -> Iterator[B]:
         """Minibatches of `items` items, every item once an epoch, in a new order each epoch."""
         for _ in range(epochs):
@@ -140,6 +161,19 @@ class Experience(Scored):
     values: Tensor | None = None  # [B, T]; only with a critic
     returns: Tensor | None = None  # [B, T]; only with a critic
     correction: Tensor | None = None  # [B, T]; truncated importance weights, trainer over sampler
+
+
+def masked_mean_std(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased standard deviation of `x` where `mask`.
+
+    Two passes, because the one-pass form cancels catastrophically when the mean is large.
+    """
+    on = mask.to(torch.float64)
+    wide = x.to(torch.float64)
+    n = on.sum()
+    mean = (wide * on).sum() / n.clamp(min=1)
+    variance = ((wide - mean) ** 2 * on).sum() / (n - 1).clamp(min=1)
+    return mean.to(x.dtype), variance.sqrt().to(x.dtype)
 
 
 def pad(rows: Sequence[Sequence[float]], value: float, dtype: torch.dtype) -> Tensor:

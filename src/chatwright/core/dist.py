@@ -1,10 +1,43 @@
-"""Collectives that also work with one process and no process group."""
+"""Collectives that also work with one process and no process group.
+
+Every rank runs the whole program on the same data and decides the same things; only the engine and the
+sampler share out work, and every result they hand back is whole on every rank. So a batch is the global
+batch everywhere, nothing above the engine knows about ranks, and a run means the same on any number of them.
+"""
 
 from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
 import torch.distributed as d
 from torch import Tensor
+
+T = TypeVar("T")
+
+
+def start(device: str, minutes: float = 30.0) -> None:
+    """Join the group a launcher (torchrun, deepspeed, SLURM, Kubernetes) describes in the environment.
+
+    Does nothing where there is no launcher. A collective that waits longer than `minutes` raises.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or d.is_initialized():
+        return
+    gpu = torch.cuda.is_available() and device != "cpu"
+    if gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # gloo beside nccl: objects and flags travel between CPUs
+    d.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=datetime.timedelta(minutes=minutes))
+
+
+def stop() -> None:
+    """Leave the group, if there is one."""
+    if d.is_initialized():
+        d.destroy_process_group()
 
 
 def rank() -> int:
@@ -19,7 +52,7 @@ def world_size() -> int:
 
 def sum_(x: Tensor) -> Tensor:
     """The sum of `x` over all ranks, on every rank; `x` itself is not touched."""
-    if not d.is_initialized():
+    if world_size() == 1:
         return x
     x = x.clone()
     d.all_reduce(x)
@@ -28,7 +61,7 @@ def sum_(x: Tensor) -> Tensor:
 
 def gather(x: Tensor) -> Tensor:
     """The rows of all ranks, in the order of ranks, on every rank; ranks may hold unlike numbers of rows."""
-    if not d.is_initialized():
+    if world_size() == 1:
         return x
     mine = torch.tensor([x.size(0)], device=x.device)
     sizes = [torch.zeros_like(mine) for _ in range(world_size())]
@@ -40,14 +73,37 @@ def gather(x: Tensor) -> Tensor:
     return torch.cat([part[: int(n)] for part, n in zip(parts, sizes, strict=True)])
 
 
-def masked_mean_std(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased standard deviation of `x` where `mask`, over all ranks.
+def everyones(items: Sequence[T]) -> list[T]:
+    """The items of all ranks, in the order of ranks, on every rank."""
+    if world_size() == 1:
+        return list(items)
+    found: list[Sequence[T]] = [[] for _ in range(world_size())]
+    d.all_gather_object(found, list(items))
+    return [item for part in found for item in part]
 
-    Two passes, because the one-pass form cancels catastrophically when the mean is large.
+
+def agreed(flag: bool) -> bool:
+    """Is the flag up on any rank? Clocks and signals differ between ranks; what follows must not."""
+    if world_size() == 1:
+        return flag
+    found = torch.tensor([float(flag)])
+    d.all_reduce(found, op=d.ReduceOp.MAX)
+    return bool(found)
+
+
+@contextmanager
+def first_alone() -> Iterator[bool]:
+    """Rank 0 goes through the block first, the others after it and find what it wrote; the value says which.
+
+    When rank 0 fails here, its launcher ends the others.
     """
-    on = mask.to(torch.float64)
-    wide = x.to(torch.float64)
-    n, total = sum_(torch.stack([on.sum(), (wide * on).sum()]))
-    mean = total / n.clamp(min=1)
-    variance = sum_(((wide - mean) ** 2 * on).sum()) / (n - 1).clamp(min=1)
-    return mean.to(x.dtype), variance.sqrt().to(x.dtype)
+    if rank():
+        wait()
+    yield rank() == 0
+    if rank() == 0:
+        wait()
+
+
+def wait() -> None:
+    """Until every rank is here: what rank 0 wrote is then on disk for all."""
+    agreed(False)

@@ -18,12 +18,20 @@ PART = ".part"
 """Suffix of what is still being written; a leftover of a crash is swept away by the next write."""
 
 
+def writes() -> bool:
+    """Does this process write? Of several ranks the first alone does; a launcher says which is which."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 @contextlib.contextmanager
 def atomic_directory(path: Path) -> Iterator[Path]:
     """A directory to fill, which takes the place of `path` when the block ends well and vanishes when it
-    does not.
+    does not. On ranks that do not write it is never made.
     """
     part = path.with_name(path.name + PART)
+    if not writes():
+        yield part
+        return
     with named_os_errors(path):
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
@@ -43,7 +51,9 @@ def atomic_directory(path: Path) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's content in one step."""
+    """Replace a file's content in one step; nothing on ranks that do not write."""
+    if not writes():
+        return
     part = path.with_name(path.name + PART)
     with named_os_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from chatwright.core.files import named_os_errors, read_jsonl, write_jsonl
+from chatwright.core.files import named_os_errors, read_jsonl, write_jsonl, writes
 from chatwright.core.types import ChatwrightError, Metrics
 
 logger = logging.getLogger("chatwright")
@@ -56,16 +56,19 @@ class Tracker:
     def __init__(
         self, directory: Path, start: int, destinations: Sequence[Destination] = (), run: str = ""
     ) -> None:
-        directory.mkdir(parents=True, exist_ok=True)
         path = directory / "metrics.jsonl"
+        if writes():
+            directory.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_jsonl(path) if row["step"] <= start] if path.exists() else []
         write_jsonl(path, list(kept))
         self.seconds = float(kept[-1]["seconds"]) if kept else 0.0
         self._path, self._began = path, time.monotonic()
-        self._writers = [_WRITERS[name](directory, run, start) for name in destinations]
+        self._writers = [_WRITERS[name](directory, run, start) for name in destinations if writes()]
 
     def __call__(self, step: int, metrics: Metrics) -> None:
         """Write one step's numbers."""
+        if not writes():
+            return
         row = {"step": step, "seconds": round(self.elapsed(), 3), **metrics}
         with named_os_errors(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")

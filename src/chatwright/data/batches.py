@@ -19,6 +19,7 @@ import torch
 from pydantic import Field
 
 from chatwright import __version__
+from chatwright.core import dist
 from chatwright.core.batch import Batch, PairBatch, RatedBatch, lay_out, pad
 from chatwright.core.files import hash_of, named_os_errors, read_json, write_json
 from chatwright.core.seeds import derive
@@ -107,14 +108,15 @@ def encode(
     settings = [length.model_dump(), template.config.model_dump(), template.jinja, _vocabulary(template)]
     key = hash_of([__version__, what, *settings, _content(records)])[:24]
     path = cache / f"{what}-{key}.arrow"
-    if not path.exists():
-        counts: Counter[str] = Counter()
-        rows = (
-            encode_texts((r for r in records if isinstance(r, Text)), template, length.max_length)
-            if encode_one is None
-            else _fitting((encode_one(r, template) for r in records), template, length, counts)
-        )
-        _write(path, rows, counts)
+    with dist.first_alone():
+        if not path.exists():
+            counts: Counter[str] = Counter()
+            rows = (
+                encode_texts((r for r in records if isinstance(r, Text)), template, length.max_length)
+                if encode_one is None
+                else _fitting((encode_one(r, template) for r in records), template, length, counts)
+            )
+            _write(path, rows, counts)
     table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
     found = {str(k): int(v) for k, v in read_json(path.with_suffix(".json")).items()}
     for reason, number in found.items():

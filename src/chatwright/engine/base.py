@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
 
 import torch.nn as nn
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from chatwright.core.batch import Batch
@@ -17,12 +17,43 @@ from chatwright.core.types import Config, Metrics
 class EngineConfig(Config):
     """Where and how a recipe is computed; it changes no result beyond rounding."""
 
-    kind: Literal["torch"] = Field("torch", description="The training backend: torch is plain PyTorch.")
+    kind: Literal["torch", "deepspeed"] = Field(
+        "torch", description="The training backend: plain PyTorch, or DeepSpeed ZeRO (extra: deepspeed)."
+    )
     device: str = Field(
         "auto", description="auto takes the first GPU and else the CPU; or cpu, cuda, cuda:1 …"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out.")
+    zero: Literal[0, 1, 2, 3] = Field(
+        1,
+        description="deepspeed: what ranks share out: 1 optimizer state, 2 gradients too, 3 weights too.",
+    )
+    offload: Literal["cpu", "nvme"] | None = Field(
+        None, description="deepspeed: where the optimizer state lives in place of the device."
+    )
+    offload_weights: Literal["cpu", "nvme"] | None = Field(
+        None, description="deepspeed, zero 3: where weights live that are not in use."
+    )
+    nvme: Path | None = Field(None, description="deepspeed: the folder that nvme offload uses.")
+    deepspeed: dict[str, Any] = Field(
+        default_factory=dict, description="DeepSpeed's own configuration, merged over ours."
+    )
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> EngineConfig:
+        given = self.model_fields_set & {"zero", "offload", "offload_weights", "nvme", "deepspeed"}
+        if self.kind == "torch" and given:
+            raise ValueError(f"{', '.join(sorted(given))}: only with kind: deepspeed")
+        if self.offload and self.zero == 0:
+            raise ValueError("offload needs zero: 1, 2 or 3: stage 0 keeps its state whole on every device")
+        if self.offload == "nvme" and self.zero != 3:
+            raise ValueError("offload: nvme needs zero: 3")
+        if self.offload_weights and self.zero != 3:
+            raise ValueError("offload_weights needs zero: 3: below it weights are whole on every device")
+        if "nvme" in (self.offload, self.offload_weights) and self.nvme is None:
+            raise ValueError("offload to nvme needs `nvme`: a folder on a fast disk")
+        return self
 
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]]
@@ -49,6 +80,8 @@ class Engine(Protocol):
     """A module, its optimizer, and the arithmetic of one global step."""
 
     module: nn.Module
+    whole: bool
+    """Is every parameter whole on every rank, so that the module can be read as it is?"""
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
         """One optimizer step; returns the loss, the loss's metrics, `grad_norm` and `lr`."""

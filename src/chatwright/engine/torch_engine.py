@@ -1,7 +1,8 @@
-"""Plain PyTorch on one device."""
+"""Plain PyTorch: one process, or several that share out each step (DistributedDataParallel)."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -11,20 +12,28 @@ import torch
 import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from chatwright.core import dist
 from chatwright.core.batch import Batch
-from chatwright.core.files import read_json, write_json
+from chatwright.core.files import read_json, write_json, writes
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
+from chatwright.engine.share import Whole, joined, named, portion
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def pick_device(name: str) -> torch.device:
-    """`auto` is the first GPU and else the CPU."""
+    """`auto` is this process's GPU, the first one when there is one process, and else the CPU."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return (
+            torch.device("cuda", torch.cuda.current_device())
+            if torch.cuda.is_available()
+            else torch.device("cpu")
+        )
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ChatwrightError(f"engine: device: {name}, but no GPU is usable here; write auto or cpu")
     return torch.device(name)
@@ -42,14 +51,19 @@ class Frozen:
         self.module.eval()
         rows, found = [], []
         with torch.no_grad():
-            for index, part in batch.micro_batches(self.micro_tokens):
-                rows.append(index)
-                found.append(_widened(read(self.module, part.to(self.device)).cpu(), part, batch))
-        return torch.cat(found)[torch.argsort(torch.cat(rows))]
+            for part in portion(batch, self.micro_tokens):
+                rows.append(part.rows)
+                found.append(self._read(read, part.batch.to(self.device)).cpu())
+        return joined(found, rows, batch)
+
+    def _read(self, read: Read, part: Batch) -> Tensor:
+        return read(self.module, part)
 
 
 class TorchEngine(Frozen):
     """The module, AdamW, and one global step at a time."""
+
+    whole = True
 
     def __init__(
         self, module: nn.Module, optim: OptimConfig, total_steps: int, device: str = "auto", seed: int = 0
@@ -62,79 +76,127 @@ class TorchEngine(Frozen):
             enable: Any = getattr(self.module, "activation_checkpointing_enable", None)
             enable = enable or self.module.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        self.optimizer = build_optimizer(self.module, optim)
+        self.optimizer: Any = build_optimizer(self.module, optim)
+        self._wrap()
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
         """See Engine.step; raises ChatwrightError on a loss or gradient that is not finite, before any
         weight moves.
         """
         self.module.train()
-        torch.manual_seed(derive(self.seed, "dropout", self.steps))
+        torch.manual_seed(derive(self.seed, "dropout", self.steps, *([dist.rank()] if dist.rank() else [])))
         rate = learning_rate(self.optim, self.steps, self.total_steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         metrics: Metrics = {}
-        for term in (Term(batch, loss), *also):
-            metrics |= self._accumulate(term)
-        norm = float(nn.utils.clip_grad_norm_(self._trained(), self.optim.clip or math.inf))
-        if not math.isfinite(norm):
-            self.optimizer.zero_grad(set_to_none=True)
-            bad = [name for name, value in metrics.items() if not math.isfinite(value)]
-            what = f"{', '.join(bad)} and the gradient are" if bad else "the gradient is"
-            raise ChatwrightError(
-                f"step {self.steps + 1}: {what} not finite (gradient norm {norm}); no weight was changed. "
-                f"Lower optim.lr (now {rate:.3g}), set optim.clip, or look at the data of this step"
-            )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        terms = [Term(batch, loss), *also]
+        for i, term in enumerate(terms, 1):
+            metrics |= self._accumulate(term, last=i == len(terms))
+        norm = self._update(metrics, rate)
         self.steps += 1
         return metrics | {"grad_norm": norm, "lr": rate}
 
-    def _accumulate(self, term: Term) -> Metrics:
-        """Add one term's gradient, micro-batch by micro-batch; its metrics are read from the device once."""
-        denominator = float(dist.sum_(term.batch.denominator).clamp(min=1e-8))
-        scale, names, total = term.weight / denominator, [""], None
-        for _, part in term.batch.micro_batches(self.micro_tokens):
-            value, sums = term.loss(self.module, part.to(self.device))
-            (value * scale).backward()  # type: ignore[no-untyped-call]
+    def _accumulate(self, term: Term, last: bool) -> Metrics:
+        """Add one term's gradient, micro-batch by micro-batch; its metrics are read from the device once.
+
+        With `last`, its final micro-batch is the step's, and ranks exchange gradients there.
+        """
+        denominator = float(term.batch.denominator.clamp(min=1e-8))
+        scale, names, total = term.weight * dist.world_size() / denominator, [""], None
+        parts = portion(term.batch, self.micro_tokens)
+        for i, part in enumerate(parts):
+            value, sums = self._backward(
+                term.loss, part.batch.to(self.device), scale * part.counts, last and i == len(parts) - 1
+            )
             names = ["loss", *sums]
-            found = torch.stack([x.detach().float() for x in (value, *sums.values())])
+            found = torch.stack([x.detach().float() for x in (value, *sums.values())]) * part.counts
             total = found if total is None else total + found
         assert total is not None
         means = (dist.sum_(total) / denominator).tolist()
         return {term.prefix + name: mean for name, mean in zip(names, means, strict=True)}
 
-    def _trained(self) -> list[nn.Parameter]:
-        return [p for p in self.module.parameters() if p.requires_grad]
+    # what a backend with other wrappers does in its own way
+
+    def _wrap(self) -> None:
+        """Ranks' gradients are averaged in the backward pass that ends a step."""
+        self._ddp = None
+        if dist.world_size() > 1:
+            self._ddp = DistributedDataParallel(Whole(self.module))
+
+    def _backward(
+        self, loss: Loss, part: Batch, scale: float, last: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a micro-batch, and its gradient times `scale` added up."""
+        if self._ddp is None:
+            value, sums = loss(self.module, part)
+            (value * scale).backward()  # type: ignore[no-untyped-call]
+            return value, sums
+        with contextlib.nullcontext() if last else self._ddp.no_sync():
+            value, sums = self._ddp(loss, part)
+            (value * scale).backward()
+        return value, sums
+
+    def _update(self, metrics: Metrics, rate: float) -> float:
+        """Clip, move the weights, forget the gradient; returns its norm before clipping."""
+        trained = [p for _, p in named(self.module)]
+        norm = float(nn.utils.clip_grad_norm_(trained, self.optim.clip or math.inf))
+        if not math.isfinite(norm):
+            self.optimizer.zero_grad(set_to_none=True)
+            raise self._not_finite(metrics, norm, rate, "no weight was changed")
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def _not_finite(self, metrics: Metrics, norm: float, rate: float, state: str) -> ChatwrightError:
+        bad = [name for name, value in metrics.items() if not math.isfinite(value)]
+        what = f"{', '.join(bad)} and the gradient are" if bad else "the gradient is"
+        return ChatwrightError(
+            f"step {self.steps + 1}: {what} not finite (gradient norm {norm}); {state}. "
+            f"Lower optim.lr (now {rate:.3g}), set optim.clip, or look at the data of this step"
+        )
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine.weights."""
         yield from self.module.state_dict().items()
 
     def save(self, path: Path) -> None:
-        """See Engine.save: trained weights, optimizer state, step number."""
-        path.mkdir(parents=True)
-        trained = {
-            name: p.detach().contiguous() for name, p in self.module.named_parameters() if p.requires_grad
+        """See Engine.save: trained weights, Adam's moments, step number, by parameter name.
+
+        The form knows no engine and no number of ranks: any of them goes on from it.
+        """
+        tensors = {
+            f"{kind}/{name}": value
+            for name, p in named(self.module)
+            for kind, value in self._state(p).items()
         }
-        save_file(trained, path / "weights.safetensors")
-        torch.save(self.optimizer.state_dict(), path / "optimizer.pt")
-        write_json(path / "engine.json", {"steps": self.steps})
+        if writes():
+            path.mkdir(parents=True)
+            save_file(tensors, path / "state.safetensors")
+            write_json(path / "engine.json", {"steps": self.steps})
 
     def load(self, path: Path) -> None:
         """See Engine.load."""
-        saved = load_file(path / "weights.safetensors", device=str(self.device))
-        parameters = dict(self.module.named_parameters())
-        with torch.no_grad():
-            for name, value in saved.items():
-                parameters[name].copy_(value)
-        state: dict[str, Any] = torch.load(path / "optimizer.pt", map_location=self.device, weights_only=True)
-        self.optimizer.load_state_dict(state)
         self.steps = int(read_json(path / "engine.json")["steps"])
+        saved = load_file(path / "state.safetensors")
+        self._prepare_state()
+        for name, p in named(self.module):
+            self._put_state(p, {kind: saved[f"{kind}/{name}"] for kind in ("weight", *MOMENTS)})
 
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        """A parameter's value and moments, whole, on the CPU; empty on ranks that need not have them."""
+        state = self.optimizer.state[p]
+        moments = {k: state[k] if k in state else torch.zeros_like(p) for k in MOMENTS}
+        return {k: v.detach().cpu().contiguous() for k, v in {"weight": p, **moments}.items()}
 
-def _widened(found: Tensor, part: Batch, whole: Batch) -> Tensor:
-    """Per-token results of a trimmed part, back at the whole batch's width."""
-    if found.dim() == 2 and found.size(1) == part.ids.size(1):
-        return nn.functional.pad(found, (0, whole.ids.size(1) - part.ids.size(1)))
-    return found
+    def _prepare_state(self) -> None:
+        for group in self.optimizer.param_groups:
+            for p in group["params"]:
+                self.optimizer.state[p] = {"step": torch.tensor(float(self.steps), device=p.device)} | {
+                    kind: torch.zeros_like(p) for kind in MOMENTS
+                }
+
+    def _put_state(self, p: nn.Parameter, state: dict[str, Tensor]) -> None:
+        with torch.no_grad():
+            p.copy_(state["weight"])
+            for kind in MOMENTS:
+                self.optimizer.state[p][kind].copy_(state[kind])

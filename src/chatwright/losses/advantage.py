@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from chatwright.core import dist
+from chatwright.core.batch import masked_mean_std
 
 
 class Settings(NamedTuple):
@@ -100,7 +100,7 @@ def batch_centred(
 ) -> Result:
     """REINFORCE with the global batch's mean as baseline."""
     score = rewards.sum(1)
-    mean, _ = dist.masked_mean_std(score, torch.ones_like(score, dtype=torch.bool))
+    mean, _ = masked_mean_std(score, torch.ones_like(score, dtype=torch.bool))
     return (score - mean)[:, None] * mask, None
 
 
@@ -115,25 +115,24 @@ def reward_to_go(rewards: Tensor, mask: Tensor, gamma: float) -> Tensor:
 
 
 def whiten(x: Tensor, mask: Tensor, centre: bool = True) -> Tensor:
-    """(x − mean) / std over the masked entries of all ranks; with `centre` off the mean is put back."""
-    mean, std = dist.masked_mean_std(x, mask)
+    """(x − mean) / std over the masked entries; with `centre` off the mean is put back."""
+    mean, std = masked_mean_std(x, mask)
     white = (x - mean) / (std + 1e-8)
     return (white if centre else white + mean) * mask
 
 
 def per_group(score: Tensor, groups: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(mean, unbiased std, size) of each row's group, [B] each, wherever its other answers are.
+    """(mean, unbiased std, size) of each row's group, [B] each.
 
-    A group may be spread over ranks; its number must then be the same on all of them. Scores are taken
-    relative to their group's smallest, so equal ones have a spread of exactly 0 and not of rounding noise.
+    Scores are taken relative to their group's smallest, so equal ones have a spread of exactly 0 and not of
+    rounding noise.
     """
-    names, place = torch.unique(dist.gather(groups), return_inverse=True)
-    wide = dist.gather(score.to(torch.float64))
+    names, place = torch.unique(groups, return_inverse=True)
+    wide = score.to(torch.float64)
     none = wide.new_zeros(len(names))
     least = none.scatter_reduce(0, place, wide, "amin", include_self=False)
     n = none.index_add(0, place, torch.ones_like(wide))
     above = none.index_add(0, place, wide - least[place]) / n
     squares = none.index_add(0, place, (wide - least[place] - above[place]) ** 2)
     std = (squares / (n - 1).clamp(min=1)).sqrt()
-    mine = torch.searchsorted(names, groups)
-    return (least + above)[mine].to(score.dtype), std[mine].to(score.dtype), n[mine].to(score.dtype)
+    return (least + above)[place].to(score.dtype), std[place].to(score.dtype), n[place].to(score.dtype)

@@ -14,8 +14,8 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from chatwright.core import dist
-from chatwright.core.batch import Batch, Experience, Scored
+from chatwright.core.batch import Batch, Experience, Scored, masked_mean_std
+from chatwright.core.files import writes
 from chatwright.core.seeds import derive
 from chatwright.core.types import Metrics, Rollout
 from chatwright.engine.base import Engine, Loss, Term
@@ -56,7 +56,7 @@ class PolicyGradient:
     def __post_init__(self) -> None:
         self.beta = self.settings.kl or 0.0
         if self.settings.ema:
-            self.average = {n: p.detach().clone() for n, p in self._trained().items()}
+            self.average = {name: value.clone() for name, value in self._trained()}
 
     # experience
 
@@ -185,11 +185,13 @@ class PolicyGradient:
         """Move the averaged weights a little towards the policy's."""
         if self.average:
             with torch.no_grad():
-                for name, parameter in self._trained().items():
-                    self.average[name].lerp_(parameter, 1 - self.settings.ema)
+                for name, value in self._trained():
+                    self.average[name].lerp_(value, 1 - self.settings.ema)
 
-    def _trained(self) -> dict[str, nn.Parameter]:
-        return {n: p for n, p in self.policy.module.named_parameters() if p.requires_grad}
+    def _trained(self) -> Iterator[tuple[str, Tensor]]:
+        """The trained weights, whole, one at a time: an engine may have spread them over ranks."""
+        names = {n for n, p in self.policy.module.named_parameters() if p.requires_grad}
+        return ((name, value) for name, value in self.policy.weights() if name in names)
 
     # numbers and state
 
@@ -228,6 +230,8 @@ class PolicyGradient:
 
     def save_average(self, path: Path) -> None:
         """The averaged weights, into a new directory."""
+        if not writes():
+            return
         path.mkdir(parents=True)
         save_file(self.average, path / "average.safetensors")
 
@@ -247,8 +251,8 @@ def aligned(rollouts: Sequence[Rollout], batch: Batch) -> Tensor:
 
 def explained(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     """1 − Var(R − V) / Var(R): how much of the returns the critic foresaw."""
-    _, spread = dist.masked_mean_std(returns, mask)
-    _, missed = dist.masked_mean_std(returns - values, mask)
+    _, spread = masked_mean_std(returns, mask)
+    _, missed = masked_mean_std(returns - values, mask)
     return float(1 - (missed / spread.clamp(min=1e-8)) ** 2)
 
 

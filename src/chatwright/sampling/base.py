@@ -41,10 +41,18 @@ class SamplingConfig(Config):
 class Sampler(Protocol):
     """Draws answers from the current policy."""
 
-    def generate(self, prompts: Sequence[Prompt], n: int, config: SamplingConfig, seed: int) -> list[Rollout]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        config: SamplingConfig,
+        seed: int,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Rollout]:
         """n answers to each prompt, a prompt's answers side by side; `group` is the prompt's number.
 
-        The same (seed, prompt number, answer number) gives the same answer whatever else is in the batch.
+        Prompts are numbered from 0, or as `numbers` says where they are a share of a longer list. The same
+        (seed, prompt number, answer number) gives the same answer whatever else is in the batch.
         """
         ...
 

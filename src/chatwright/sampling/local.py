@@ -74,13 +74,21 @@ class LocalSampler:
 
     # whole answers
 
-    def generate(self, prompts: Sequence[Prompt], n: int, config: SamplingConfig, seed: int) -> list[Rollout]:
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        n: int,
+        config: SamplingConfig,
+        seed: int,
+        numbers: Sequence[int] | None = None,
+    ) -> list[Rollout]:
         """See Sampler.generate; raises ChatwrightError that names the prompts that do not fit, before any
         answer is drawn.
         """
         ids = [tuple(self.template.prompt_ids(prompt.messages)) for prompt in prompts]
+        numbers = range(len(prompts)) if numbers is None else numbers
         rows = []
-        for i, prompt_ids in enumerate(ids):
+        for i, prompt_ids in zip(numbers, ids, strict=True):
             for j in range(n):
                 self._next += 1
                 rows.append(self._row(self._next, Request(prompt_ids, config, derive(seed, i, j))))
@@ -95,7 +103,7 @@ class LocalSampler:
                 logprobs=tuple(token.logprob for token in row.tokens),
                 text=row.text(),
                 finished=row.end == "stop",
-                group=k // n,
+                group=numbers[k // n],
             )
             for k, row in enumerate(rows)
         ]

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from chatwright.core import dist
 from chatwright.core.batch import Batch
-from chatwright.core.files import atomic_directory
+from chatwright.core.files import atomic_directory, writes
 from chatwright.core.seeds import derive
+from chatwright.core.types import ChatwrightError
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig
 from chatwright.engine.optim import OptimConfig
@@ -26,9 +29,29 @@ from chatwright.rewards.model import ModelReward
 from chatwright.rewards.rules import build_rule
 from chatwright.sampling.base import Sampler
 from chatwright.sampling.local import LocalSampler
+from chatwright.sampling.shared import Mirrored, Shared
 from chatwright.stages.job import MODEL, Job
 
-ENGINES: dict[str, Callable[..., Engine]] = {"torch": TorchEngine}
+
+def plain_torch(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, seed: int) -> Engine:
+    """One device, or one a rank."""
+    return TorchEngine(model, optim, steps, config.device, seed)
+
+
+def deepspeed(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, seed: int) -> Engine:
+    """DeepSpeed ZeRO; says what is missing where it is not installed."""
+    try:
+        import deepspeed as _  # noqa: F401
+    except ImportError as error:
+        raise ChatwrightError(
+            "engine: deepspeed needs its extra: pip install 'chatwright[deepspeed]'"
+        ) from error
+    from chatwright.engine.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(model, optim, steps, config, seed)
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {"torch": plain_torch, "deepspeed": deepspeed}
 SAMPLERS: dict[str, Callable[..., Sampler]] = {"local": LocalSampler}
 
 Reference = Callable[[Batch], Tensor]
@@ -65,7 +88,7 @@ def engine(model: Any, optim: OptimConfig, job: Job, steps: int) -> Engine:
     config: EngineConfig = job.engine
     if config.threads:
         torch.set_num_threads(config.threads)
-    return ENGINES[config.kind](model, optim, total_steps=steps, device=config.device, seed=job.seed)
+    return ENGINES[config.kind](model, optim, steps, config, job.seed)
 
 
 def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperature: float) -> Reference:
@@ -90,24 +113,53 @@ def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperatur
     return lambda batch: frozen.infer(batch, read)
 
 
-def sampler(policy: Policy) -> Sampler:
-    """The generation engine over a policy."""
-    return SAMPLERS["local"](policy.model, policy.template)
+def sampler(policy: Policy, config: EngineConfig | None = None) -> Sampler:
+    """The generation engine over a policy; ranks share out the prompts.
+
+    An engine that spreads weights over ranks (`config`) leaves none to sample with, so the sampler then has a
+    copy of its own, which `publish` fills.
+    """
+    spread = config is not None and config.kind == "deepspeed" and config.zero == 3
+    model = copy.deepcopy(policy.model) if spread else policy.model
+    found = SAMPLERS["local"](model, policy.template)
+    if spread:
+        found = Mirrored(found, model)
+    return Shared(found, policy.template) if dist.world_size() > 1 else found
 
 
-def save(model: Any, start: Policy, job: Job, name: str = MODEL) -> None:
-    """A stage's result as a plain Hugging Face folder, adapters merged in."""
-    with atomic_directory(job.directory / name) as folder:
-        save_model(merged(model), start.tokenizer, start.template, folder)
+def save(trained: Engine, rebuild: Callable[[], Any], start: Policy, job: Job) -> None:
+    """A stage's result as a plain Hugging Face folder, adapters merged in.
+
+    `rebuild` makes a model of the engine's kind; weights that are spread over ranks are gathered into it one
+    at a time, on the rank that writes.
+    """
+    model = trained.module if trained.whole else rebuild() if writes() else None
+    if not trained.whole:
+        _fill(model, trained.weights())
+    _write(model, start, job, MODEL)
 
 
-def save_average(model: Any, average: Mapping[str, Tensor], start: Policy, job: Job) -> None:
+def save_average(average: Mapping[str, Tensor], rebuild: Callable[[], Any], start: Policy, job: Job) -> None:
     """The averaged policy, beside the policy itself."""
-    parameters = dict(model.named_parameters())
+    model = rebuild() if writes() else None
+    _fill(model, average.items())
+    _write(model, start, job, "model-ema")
+
+
+def _fill(model: Any, weights: Iterable[tuple[str, Tensor]]) -> None:
+    """Copy weights into a model's parameters by name; ranks without a model only help to gather them."""
+    parameters = dict(model.named_parameters()) if model is not None else {}
     with torch.no_grad():
-        for name, value in average.items():
-            parameters[name].copy_(value)
-    save(model, start, job, "model-ema")
+        for name, value in weights:
+            if name in parameters:
+                parameters[name].copy_(value)
+
+
+def _write(model: Any, start: Policy, job: Job, name: str) -> None:
+    if writes():
+        with atomic_directory(job.directory / name) as folder:
+            save_model(merged(model), start.tokenizer, start.template, folder)
+    dist.wait()
 
 
 def rewards(parts: Mapping[str, RewardPart], job: Job, template: Template) -> WeightedSum:

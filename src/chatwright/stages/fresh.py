@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from chatwright.core.files import atomic_directory
+from chatwright.core.files import atomic_directory, writes
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Conversation, Record, Text
 from chatwright.data.template import Template
@@ -24,8 +24,9 @@ def make_base(spec: NewModel, job: Job) -> Outcome:
         tokenizer = train_tokenizer(texts, spec.vocab)
     template = Template.from_tokenizer(tokenizer, job.template)
     model = new_causal_lm(spec, tokenizer, derive(job.seed, "weights"))
-    with atomic_directory(job.directory / MODEL) as folder:
-        save_model(model, tokenizer, template, folder)
+    if writes():
+        with atomic_directory(job.directory / MODEL) as folder:
+            save_model(model, tokenizer, template, folder)
     parameters = sum(p.numel() for p in model.parameters())
     outcome.result = {"parameters": parameters, "vocabulary": len(tokenizer)}
     job.say(f"new {spec.family} with {parameters / 1e6:.2f} M parameters, vocabulary {len(tokenizer)}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from chatwright.core import dist
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import Metrics
 from chatwright.stages.job import Job
@@ -54,10 +55,11 @@ class Saver:
     def __call__(self, step: int, metrics: Metrics) -> None:
         by_clock = self.every is None and time.monotonic() - self._last > SECONDS_BETWEEN_SAVES
         by_count = self.every is not None and step % self.every == 0
-        if by_clock or by_count or self.stop.asked:
+        stop = dist.agreed(self.stop.asked)
+        if stop or by_count or (self.every is None and dist.agreed(by_clock)):
             self.checkpoints.save(step, self.parts, self.state())
             self._last = time.monotonic()
-        if self.stop.asked:
+        if stop:
             raise Interrupted(f"stopped after step {step}, which is saved")
 
 

@@ -57,8 +57,8 @@ class Preflight:
 
     def room(self, model: nn.Module, copies: int = 1) -> None:
         """Memory for the trained model and its `copies` in all, disk for two checkpoints and the result."""
-        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-        whole = sum(p.numel() * p.element_size() for p in model.parameters())
+        trained = sum(_size(p) for p in model.parameters() if p.requires_grad)
+        whole = sum(_size(p) * p.element_size() for p in model.parameters())
         memory = trained * BYTES_TRAINED + whole * (copies - 1)
         free = psutil.virtual_memory().available
         self.check(
@@ -110,6 +110,11 @@ class Preflight:
             f"{low:.3g} … {high:.3g}",
             "Look at the stage's reward: it is constant",
         )
+
+
+def _size(parameter: nn.Parameter) -> int:
+    """Its elements on all ranks together."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _gib(size: float) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from chatwright.core.batch import Batch
 from chatwright.core.log import Meter, Tracker
@@ -40,6 +41,10 @@ SHOWN = ("reward", "kl", "length", "tokens_per_second")
 def run(stage: RLStage, job: Job) -> Outcome:
     """Practise, and leave a model folder."""
     outcome, settings = Outcome(), resolve(stage.method, stage.settings, stage.preset)
+
+    def fresh() -> Any:
+        return build.policy(job, stage.from_, stage.lora).model
+
     start_from = build.policy(job, stage.from_, stage.lora)
     with outcome.phase("set up"):
         source = source_of(stage, settings, job, start_from)
@@ -47,8 +52,9 @@ def run(stage: RLStage, job: Job) -> Outcome:
     checkpoints = Checkpoints(job.directory / "checkpoints")
     savers, loaders = parts_of(algorithm)
     start, state = resume(checkpoints, loaders, job)
-    if state:
+    if start:
         algorithm.load_state(state)
+        source.publish(algorithm.policy.weights())
     outcome.contract = contract(stage.method, settings, stage.sampling.temperature)
     if start == 0:
         look_first(algorithm, source, stage, job)
@@ -59,9 +65,9 @@ def run(stage: RLStage, job: Job) -> Outcome:
         on_step = together(tracker, meter, Health(stage.health), saver)
         learn(source, algorithm, steps=stage.steps, on_step=on_step, start=start)
     with outcome.phase("save"):
-        build.save(algorithm.policy.module, start_from, job)
+        build.save(algorithm.policy, fresh, start_from, job)
         if algorithm.average:
-            build.save_average(algorithm.policy.module, algorithm.average, start_from, job)
+            build.save_average(algorithm.average, fresh, start_from, job)
     outcome.result = {"steps": stage.steps, "seconds": tracker.elapsed(), "beta": algorithm.beta}
     outcome.data = {name: {"rows": len(job.data[name])} for name in stage.data}
     tracker.close()
@@ -74,7 +80,7 @@ def source_of(stage: RLStage, settings: RLConfig, job: Job, policy: build.Policy
     records = mix({n: job.data[n] for n in stage.data}, stage.data, derive(job.seed, stage.name, "mix"))
     return Sampled(
         prompts=[prompt_of(record, stage.name) for record in records],
-        sampler=build.sampler(policy),
+        sampler=build.sampler(policy, job.engine),
         reward=build.rewards(stage.reward, job, policy.template),
         settings=settings,
         sampling=stage.sampling,

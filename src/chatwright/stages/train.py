@@ -67,7 +67,13 @@ def run(stage: TrainStage, job: Job) -> Outcome:
     start_from = build.policy(job, stage.from_, None if objective.scalar else stage.lora)
     with outcome.phase("data"):
         rows, held = rows_of(stage, job, objective, start_from.template, outcome)
-    model = build.scorer(job, stage.from_, stage.lora) if objective.scalar else start_from.model
+
+    def fresh() -> Any:
+        if objective.scalar:
+            return build.scorer(job, stage.from_, stage.lora)
+        return build.policy(job, stage.from_, stage.lora).model
+
+    model = fresh() if objective.scalar else start_from.model
     total = stage.steps or max(1, math.ceil(stage.epochs * len(rows.rows) / stage.batch))
     engine = build.engine(model, stage.optim, job, total)
     reference = build.reference(stage, job, engine, 1.0) if objective.needs_reference else None
@@ -101,7 +107,7 @@ def run(stage: TrainStage, job: Job) -> Outcome:
         if held.rows and objective.scalar:
             write_jsonl(job.directory / "scores.jsonl", list(scores(engine, held)))
     with outcome.phase("save"):
-        build.save(engine.module, start_from, job)
+        build.save(engine, fresh, start_from, job)
     outcome.result |= {"steps": total, "seconds": tracker.elapsed()}
     outcome.contract = objective.contract(settings)
     tracker.close()

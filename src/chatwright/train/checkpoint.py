@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from chatwright.core.files import PART, atomic_directory, read_json, sha256_of, write_json
+from chatwright.core import dist
+from chatwright.core.files import PART, atomic_directory, read_json, sha256_of, write_json, writes
 
 logger = logging.getLogger("chatwright")
 
@@ -29,15 +30,18 @@ class Checkpoints:
 
     def save(self, step: int, parts: Mapping[str, Callable[[Path], None]], state: Mapping[str, Any]) -> None:
         """Write one beside, sync, rename; then forget the oldest. Each part saves itself into a folder of
-        its name.
+        its name; all ranks take part, for state may be spread over them.
         """
         with atomic_directory(self.directory / f"step-{step:08d}") as folder:
             for name, save in parts.items():
                 save(folder / name)
-            write_json(folder / "state.json", {"step": step, "state": state})
-            write_json(folder / "hashes.json", _hashes(folder))
-        for old in self._folders()[: -self.keep]:
-            shutil.rmtree(old)
+            if writes():
+                write_json(folder / "state.json", {"step": step, "state": state})
+                write_json(folder / "hashes.json", _hashes(folder))
+        if writes():
+            for old in self._folders()[: -self.keep]:
+                shutil.rmtree(old)
+        dist.wait()
 
     def latest(self) -> Checkpoint | None:
         """The newest one that is whole; a damaged one is reported and the one before it is taken."""
@@ -50,7 +54,8 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete all: the stage is done and its result is on disk."""
-        shutil.rmtree(self.directory, ignore_errors=True)
+        if writes():
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
         return sorted(p for p in self.directory.glob("step-*") if p.suffix not in (PART, ".old"))

@@ -15,7 +15,6 @@ import torch.nn as nn
 from pydantic import Field
 from torch import Tensor
 
-from chatwright.core import dist
 from chatwright.core.batch import Batch, PairBatch, RatedBatch
 from chatwright.core.types import Config, Demo, Pair, Rated, Record, Text
 from chatwright.data import batches
@@ -204,13 +203,12 @@ def dpo_loss(config: DpoConfig) -> Loss:
 def likelihood_weights(batch: PairBatch, everything: bool) -> Tensor:
     """`nll` weights [B, T] of the chosen rows' answers, or of their prompts too: a token mean over the step.
 
-    They sum to the number of pairs over all ranks, so that the pairs' denominator makes a mean of them.
+    They sum to the number of pairs, so that the pairs' denominator makes a mean of them.
     """
     counted = (batch.attention if everything else batch.mask).clone()
     counted[1::2] = False
     counted[:, 0] = False  # nothing stands before the first token that could predict it
-    pairs, tokens = dist.sum_(torch.stack([batch.denominator, counted.sum().float()]))
-    return counted * (pairs / tokens)
+    return counted * (batch.denominator / counted.sum())
 
 
 def mean_logprobs(model: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
@@ -275,8 +273,7 @@ def mismatched_kl(batch: RatedBatch, engine: Engine, reference: Reference) -> Te
     limit = getattr(plain(engine.module).config, "max_position_embeddings", None)
     shifted = mismatched(batch, limit)
     gap = (engine.infer(shifted, token_logprobs) - reference(shifted)) * shifted.mask
-    total, rows = dist.sum_(torch.stack([gap.sum(), torch.tensor(float(len(batch)))]))
-    return (total / rows).clamp(min=0)
+    return (gap.sum() / len(batch)).clamp(min=0)
 
 
 def mismatched(batch: RatedBatch, limit: int | None = None) -> Batch:

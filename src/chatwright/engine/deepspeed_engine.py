@@ -1,0 +1,185 @@
+"""DeepSpeed ZeRO: the same five verbs, with optimizer state, gradients and weights spread over the ranks."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from chatwright.core import dist
+from chatwright.core.batch import Batch
+from chatwright.core.types import ChatwrightError, Metrics
+from chatwright.engine.base import EngineConfig, Loss, Read
+from chatwright.engine.optim import OptimConfig
+from chatwright.engine.share import Whole, named
+from chatwright.engine.torch_engine import MOMENTS, TorchEngine
+
+OURS = {
+    "train_batch_size": "the recipe's `batch`",
+    "train_micro_batch_size_per_gpu": "optim.micro_tokens",
+    "gradient_accumulation_steps": "optim.micro_tokens",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "optim",
+    "scheduler": "optim.schedule",
+    "fp16": "engine.dtype",
+    "bf16": "engine.dtype",
+}
+"""Keys of DeepSpeed's own configuration that would break the contract of a step, and what to use instead."""
+
+
+def configuration(engine: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
+    """The configuration DeepSpeed gets: ours, with the recipe's `deepspeed` overlay merged in.
+
+    Raises ChatwrightError on overlay keys that would change what a step means.
+    """
+    zero: dict[str, Any] = {"stage": engine.zero}
+    if engine.offload:
+        zero["offload_optimizer"] = _place(engine.offload, engine)
+    if engine.offload_weights:
+        zero["offload_param"] = _place(engine.offload_weights, engine)
+    ours = {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        # stage 0 has no norm to tell, so there we clip ourselves
+        "gradient_clipping": optim.clip if engine.zero else 0.0,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "bf16": {"enabled": engine.dtype == "bfloat16"},
+    }
+    for key in engine.deepspeed:
+        if key in OURS:
+            raise ChatwrightError(f"engine: deepspeed: {key} is decided by {OURS[key]}; set it there")
+    if "stage" in engine.deepspeed.get("zero_optimization", {}):
+        raise ChatwrightError(
+            "engine: deepspeed: zero_optimization: stage is decided by engine.zero; set it there"
+        )
+    return _merged(ours, engine.deepspeed)
+
+
+class DeepSpeedEngine(TorchEngine):
+    """A module under DeepSpeed; the arithmetic of a step is TorchEngine's own."""
+
+    def __init__(
+        self, module: nn.Module, optim: OptimConfig, total_steps: int, config: EngineConfig, seed: int = 0
+    ) -> None:
+        self.config, self.whole = config, config.zero < 3
+        super().__init__(module, optim, total_steps, config.device, seed)
+
+    def _wrap(self) -> None:
+        if self.device.type == "cpu":
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
+        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
+        import deepspeed
+
+        self._ds, self.optimizer, *_ = deepspeed.initialize(
+            model=Whole(self.module), optimizer=self.optimizer, config=configuration(self.config, self.optim)
+        )
+
+    def _backward(
+        self, loss: Loss, part: Batch, scale: float, last: bool
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        self._ds.train()
+        self._ds.set_gradient_accumulation_boundary(last)
+        value, sums = self._ds(loss, part)
+        self._ds.backward(value * scale)
+        return value, sums
+
+    def _read(self, read: Read, part: Batch) -> Tensor:
+        self._ds.eval()
+        found: Tensor = self._ds(read, part)
+        return found
+
+    def _update(self, metrics: Metrics, rate: float) -> float:
+        if not all(math.isfinite(value) for value in metrics.values()):
+            self._ds.zero_grad()
+            raise self._not_finite(metrics, math.nan, rate, "no weight was changed")
+        norm = math.nan
+        if self.config.zero == 0:
+            norm = float(
+                nn.utils.clip_grad_norm_([p for _, p in named(self.module)], self.optim.clip or math.inf)
+            )
+        self._ds.step()
+        if self.config.zero:
+            norm = float(self._ds.get_global_grad_norm())
+        if not math.isfinite(norm):
+            raise self._not_finite(metrics, norm, rate, "go on from the last checkpoint")
+        return norm
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """See Engine.weights: gathered one at a time, so no rank ever holds a second whole model."""
+        if self.whole:
+            yield from super().weights()
+            return
+        import deepspeed
+
+        for name, p in self.module.named_parameters():
+            with deepspeed.zero.GatheredParameters([p]):
+                yield name, p.detach()
+
+    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+        if self.config.zero == 0:
+            return super()._state(p)
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        # collective: every rank takes part, and rank 0 keeps
+        found = {"weight": safe_get_full_fp32_param(p)}
+        found |= {kind: safe_get_full_optimizer_state(p, kind) for kind in MOMENTS}
+        if dist.rank():
+            return {}
+        return {k: v.detach().to("cpu", copy=True).reshape(_shape(p)).contiguous() for k, v in found.items()}
+
+    def _prepare_state(self) -> None:
+        if self.config.zero == 0:
+            super()._prepare_state()
+            return
+        flat = "fp32_partitioned_groups_flat" if self.config.zero == 3 else "single_partition_of_fp32_groups"
+        for part in getattr(self.optimizer, flat):
+            self.optimizer.optimizer.state[part] = {
+                "step": torch.tensor(float(self.steps), device=part.device),
+                **{kind: torch.zeros_like(part) for kind in MOMENTS},
+            }
+        if self.config.zero < 3:
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _put_state(self, p: nn.Parameter, state: dict[str, Tensor]) -> None:
+        if self.config.zero == 0:
+            super()._put_state(p, state)
+            return
+        import deepspeed
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        state = {kind: value.to(self.device) for kind, value in state.items()}
+        safe_set_full_fp32_param(p, state["weight"])
+        for kind in MOMENTS:
+            safe_set_full_optimizer_state(p, state[kind], kind)
+        with torch.no_grad():
+            if self.whole:
+                p.copy_(state["weight"])
+            else:
+                with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
+                    p.copy_(state["weight"])
+
+
+def _shape(p: Any) -> torch.Size:
+    shape: torch.Size = getattr(p, "ds_shape", p.shape)
+    return shape
+
+
+def _place(where: str, engine: EngineConfig) -> dict[str, Any]:
+    return {"device": where} | ({"nvme_path": str(engine.nvme)} if where == "nvme" else {})
+
+
+def _merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries, the second's values over the first's."""
+    found = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(found.get(key), Mapping)
+        found[key] = _merged(found[key], value) if both else value
+    return found

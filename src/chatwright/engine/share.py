@@ -1,0 +1,84 @@
+"""How the ranks share out one step: every rank holds the whole batch, takes its parts, and hands back whole
+results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from chatwright.core import dist
+from chatwright.core.batch import Batch
+
+
+class Part(NamedTuple):
+    """A micro-batch: its rows' numbers in the whole batch, and whether it counts.
+
+    Engines of several ranks meet in every micro-batch, so a rank with nothing left to do runs a filler, whose
+    loss is multiplied by 0.
+    """
+
+    rows: Tensor
+    batch: Batch
+    counts: bool
+
+
+def portion(batch: Batch, tokens: int) -> list[Part]:
+    """This rank's micro-batches of at most `tokens` tokens; every rank gets the same number of them.
+
+    Parts of like length meet in the same round, so no rank waits long for another; of a round's parts the
+    largest goes to the rank that had least so far.
+    """
+    world, rank = dist.world_size(), dist.rank()
+    if world == 1:
+        return [Part(rows, part, True) for rows, part in batch.micro_batches(tokens)]
+    parts, load, mine = batch.pieces(world, tokens), [0] * world, []
+    for i in range(0, len(parts), world):
+        turn = sorted(parts[i : i + world], key=lambda found: -found[1].ids.numel())
+        free = sorted(range(world), key=lambda r: load[r])
+        for r, (rows, part) in zip(free, turn, strict=False):
+            load[r] += part.ids.numel()
+            if r == rank:
+                mine.append(Part(rows, part, True))
+        if rank in free[len(turn) :]:
+            mine.append(Part(turn[0][0][:0], turn[-1][1], False))
+    return mine
+
+
+def joined(found: list[Tensor], rows: list[Tensor], whole: Batch) -> Tensor:
+    """What all ranks read, in the batch's own order of rows."""
+    kept = [_widened(f, whole)[: len(r)] for f, r in zip(found, rows, strict=True)]
+    values, numbers = dist.gather(torch.cat(kept)), dist.gather(torch.cat(rows))
+    return values[torch.argsort(numbers)]
+
+
+def _widened(found: Tensor, whole: Batch) -> Tensor:
+    """Per-token results of a trimmed part, back at the whole batch's width."""
+    if found.dim() == 2:
+        return nn.functional.pad(found, (0, whole.ids.size(1) - found.size(1)))
+    return found
+
+
+class Whole(nn.Module):
+    """A module whose forward pass is whatever a loss makes of it.
+
+    Losses reach into a model (backbone, head); wrappers that hook the forward pass of what they wrap (DDP,
+    DeepSpeed) see all of it this way.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, work: object, batch: Batch) -> object:
+        """work(model, batch)."""
+        return work(self.model, batch)  # type: ignore[operator]
+
+
+def named(module: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """The trained parameters by name."""
+    return ((name, p) for name, p in module.named_parameters() if p.requires_grad)

@@ -1,0 +1,177 @@
+"""One curve: the same steps on one process, and on two under every engine and any size of micro-batch."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from chatwright.core import dist
+from chatwright.core.types import ChatwrightError
+from chatwright.engine.base import EngineConfig
+from chatwright.engine.deepspeed_engine import configuration
+from chatwright.engine.optim import OptimConfig
+from chatwright.engine.share import portion
+from chatwright.engine.torch_engine import TorchEngine
+from chatwright.models.readout import token_logprobs
+from chatwright.stages.build import ENGINES
+from ranks import together
+from steps import CASES, demos
+from tiny import tiny_lm
+
+STEPS = 20
+SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+"""Small parameters are spread too; by default DeepSpeed keeps them whole."""
+KINDS = {
+    "ddp": {"kind": "torch"},
+    "zero-0": {"kind": "deepspeed", "zero": 0},
+    "zero-1": {"kind": "deepspeed", "zero": 1},
+    "zero-2": {"kind": "deepspeed", "zero": 2},
+    "zero-2-offload": {"kind": "deepspeed", "zero": 2, "offload": "cpu"},
+    "zero-3": {"kind": "deepspeed", "zero": 3, "deepspeed": SPREAD},
+    "zero-3-offload": {
+        "kind": "deepspeed", "zero": 3, "offload": "cpu", "offload_weights": "cpu", "deepspeed": SPREAD,
+    },
+}  # fmt: skip
+
+
+def engine(case):
+    config = EngineConfig(**{"device": "cpu", **case["engine"]})
+    optim = OptimConfig(lr=1e-3, clip=0.5, schedule="cosine", micro_tokens=case.get("tokens", 64))
+    return ENGINES[config.kind](tiny_lm(), optim, STEPS, config, 0)
+
+
+def curve(case):
+    """Metrics of the steps up to `until`, from a saved state where one is named."""
+    torch.set_num_threads(1)
+    e, (make, loss) = engine(case), CASES[case["loss"]]
+    if "load" in case:
+        e.load(Path(case["load"]))
+    steps = [e.step(make(seed=step), loss) for step in range(e.steps, case.get("until", STEPS))]
+    if "save" in case:
+        e.save(Path(case["save"]))
+    said = e.infer(demos(seed=99), token_logprobs)
+    weights = {name: value.double().sum().item() for name, value in e.weights()}
+    return {"steps": steps, "said": said.tolist(), "weights": weights}
+
+
+def curves(cases):
+    """Several curves in one start of the processes."""
+    return {name: curve(case) for name, case in cases.items()}
+
+
+def same(found, wanted, loss=1e-6, norm=1e-5):
+    assert len(found["steps"]) == len(wanted["steps"]) > 0
+    for mine, theirs in zip(found["steps"], wanted["steps"], strict=True):
+        assert mine.keys() == theirs.keys()
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=loss)
+        assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=norm)
+        assert mine["lr"] == theirs["lr"]
+    torch.testing.assert_close(torch.tensor(found["said"]), torch.tensor(wanted["said"]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow  # two processes import everything and run every engine
+@pytest.mark.timeout(900)  # DeepSpeed compiles an operator of its own once on a new machine
+def test_one_curve_on_two_processes_under_every_engine(tmp_path):
+    cases = {
+        f"{kind} {loss} {tokens}": {"engine": settings, "loss": loss, "tokens": tokens}
+        for kind, settings in KINDS.items()
+        for loss in CASES
+        for tokens in ((10_000, 64, 1) if kind in ("ddp", "zero-3") and loss == "sft" else (64,))
+    }
+    wanted = {loss: curve({"engine": {"kind": "torch"}, "loss": loss}) for loss in CASES}
+    found = together("engine/test_ranks.py:curves", cases, tmp_path, seconds=800)
+    for name, one in found.items():
+        same(one, wanted[cases[name]["loss"]])
+
+
+@pytest.mark.slow  # two processes, twice
+@pytest.mark.timeout(900)
+def test_a_state_goes_on_under_another_engine_and_number_of_processes(tmp_path):
+    """2 → 2 to the same bits, 2 → 1, 1 → 2, and ZeRO-3 → plain PyTorch on the same curve."""
+    whole = curve({"engine": {"kind": "torch"}, "loss": "sft"})
+    saved = {name: str(tmp_path / name) for name in ("ddp", "zero-3", "one")}
+    curve({"engine": {"kind": "torch"}, "loss": "sft", "until": 8, "save": saved["one"]})
+    work = "engine/test_ranks.py:curves"
+    begun = {
+        kind: {"engine": KINDS[kind], "loss": "sft", "until": 8, "save": saved[kind]}
+        for kind in ("ddp", "zero-3")
+    }
+    whole_too = {f"whole {kind}": {"engine": KINDS[kind], "loss": "sft"} for kind in ("ddp", "zero-3")}
+    first = together(work, begun | whole_too, tmp_path)
+    more = {
+        f"{start} to {kind}": {"engine": KINDS[kind], "loss": "sft", "load": saved[start]}
+        for start, kind in (
+            ("ddp", "ddp"), ("zero-3", "zero-3"), ("one", "ddp"), ("one", "zero-3"), ("one", "zero-2"),
+        )
+    }  # fmt: skip
+    found = together(work, more, tmp_path)
+    for kind in ("ddp", "zero-3"):
+        assert found[f"{kind} to {kind}"]["steps"] == first[f"whole {kind}"]["steps"][8:]
+        assert found[f"{kind} to {kind}"]["weights"] == first[f"whole {kind}"]["weights"]
+        alone = curve({"engine": {"kind": "torch"}, "loss": "sft", "load": saved[kind]})
+        found[f"{kind} to one"] = alone
+    rest = {**whole, "steps": whole["steps"][8:]}
+    for one in found.values():
+        same(one, rest, loss=1e-5, norm=1e-4)
+
+
+def test_ranks_share_every_item_out_and_have_like_work(tmp_path):
+    found = together("engine/test_ranks.py:shares", {}, tmp_path)
+    for tokens, (rows, rounds, work) in found.items():
+        assert sorted(rows) == list(range(41)), tokens
+        assert rounds[0] == rounds[1] and max(work) / min(work) < 1.35  # few items, uneven ones
+
+
+def shares(_):
+    lengths = torch.randint(3, 60, (41,), generator=torch.Generator().manual_seed(1)).tolist()
+    found = {}
+    for tokens in (120, 600, 10_000):
+        mine = portion(demos(lengths=tuple(lengths)), tokens)
+        assert all(len(part.batch) == 1 or part.batch.ids.numel() <= tokens for part in mine)
+        work = sum(part.batch.ids.numel() for part in mine if part.counts)
+        rows = dist.gather(torch.cat([part.rows for part in mine])).tolist()
+        found[tokens] = (rows, *dist.gather(torch.tensor([[len(mine), work]])).T.tolist())
+    return found
+
+
+def test_a_step_of_one_item_still_reaches_both_ranks(tmp_path):
+    found = together("engine/test_ranks.py:alone", {}, tmp_path)
+    one = TorchEngine(tiny_lm(), OptimConfig(lr=1e-3, clip=0.0), 9, "cpu")
+    wanted = one.step(demos(lengths=(12,)), CASES["sft"][1])
+    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+    assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
+    assert found["counts"] == [1, 1]
+
+
+def alone(_):
+    batch = demos(lengths=(12,))
+    counts = dist.gather(torch.tensor([len(portion(batch, 64))])).tolist()
+    e = TorchEngine(tiny_lm(), OptimConfig(lr=1e-3, clip=0.0), 9, "cpu")
+    return e.step(batch, CASES["sft"][1]) | {"counts": counts}
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is decided by optim.micro_tokens"),
+        ({"fp16": {"enabled": True}}, "fp16 is decided by engine.dtype"),
+        ({"zero_optimization": {"stage": 2}}, "stage is decided by engine.zero"),
+    ],
+)
+def test_overlay_keys_that_would_change_a_step_are_refused(overlay, message):
+    with pytest.raises(ChatwrightError, match=message):
+        configuration(EngineConfig(kind="deepspeed", deepspeed=overlay), OptimConfig())
+
+
+def test_the_overlay_is_merged_and_combinations_without_meaning_are_refused():
+    config = EngineConfig(kind="deepspeed", zero=3, deepspeed={"zero_optimization": {"sub_group_size": 7}})
+    zero = configuration(config, OptimConfig())["zero_optimization"]
+    assert zero == {"stage": 3, "sub_group_size": 7}
+    for settings in (
+        {"zero": 2},
+        {"kind": "deepspeed", "zero": 0, "offload": "cpu"},
+        {"kind": "deepspeed", "zero": 2, "offload_weights": "cpu"},
+        {"kind": "deepspeed", "zero": 3, "offload": "nvme"},
+    ):
+        with pytest.raises(ValueError, match=r"only with kind|needs"):
+            EngineConfig(**settings)

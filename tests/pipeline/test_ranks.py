@@ -1,0 +1,134 @@
+"""A whole recipe on two processes: the run of one process, also when a process is killed on the way."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from safetensors.torch import load_file
+
+from shop import recipe, write_shop
+
+SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
+ZERO_3 = {"kind": "deepspeed", "zero": 3, "deepspeed": SPREAD, "threads": 1}
+STAGES = ("pretrain", "sft", "judge", "chat")
+pytestmark = [
+    pytest.mark.slow,  # every start is two processes with all their imports
+    pytest.mark.timeout(900),
+]
+
+
+def run(path, out, *options):
+    command = [sys.executable, "-m", "chatwright", "run", str(path), "--out", str(out), *options]
+    # a group of its own, so that nothing of it outlives the test
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+
+
+def finish(process):
+    try:
+        said, _ = process.communicate(timeout=400)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 0, said
+    return said
+
+
+def rows(folder, stage):
+    return [json.loads(line) for line in (folder / stage / "metrics.jsonl").read_text().splitlines()]
+
+
+def close(one, other, stage, rel):
+    mine, theirs = rows(one, stage), rows(other, stage)
+    assert len(mine) == len(theirs)
+    for a, b in zip(mine, theirs, strict=True):
+        for key in ("loss", "grad_norm", "reward", "kl", "critic/loss", "ptx/loss"):
+            if key in a:
+                assert b[key] == pytest.approx(a[key], rel=rel, abs=rel), (stage, a["step"], key)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    path = write_shop(folder)
+    finish(run(path, folder / "one"))
+    return path, folder / "one" / "mini"
+
+
+@pytest.mark.parametrize("engine", [{"kind": "torch", "threads": 1}, ZERO_3], ids=["ddp", "zero-3"])
+def test_two_processes_do_the_run_of_one(alone, tmp_path, engine):
+    """Pretraining, SFT, reward model, PPO with critic, PTX and averaged weights; all answers and weights."""
+    _, one = alone
+    other = write_shop(tmp_path, recipe(engine=engine))
+    finish(run(other, tmp_path / "two", "--nproc", "2"))
+    two = tmp_path / "two" / "mini"
+    for stage in STAGES:
+        close(one, two, stage, rel=1e-3 if stage == "chat" else 1e-5)
+        models = ("model", "model-ema") if stage == "chat" else ("model",)
+        start = load_file(one / "sft" / "model" / "model.safetensors")
+        for model in models:
+            a, b = (load_file(run / stage / model / "model.safetensors") for run in (one, two))
+            assert a.keys() == b.keys()
+            assert max(float((a[k] - b[k]).abs().max()) for k in a) < 1e-4
+            if model == "model-ema":
+                assert any(bool((b[k] - start[k]).abs().max() > 1e-5) for k in b), "the average moves"
+    assert not list(two.rglob("*.part"))
+
+
+def workers(process):
+    """The ranks below a launcher, by number."""
+    found = {}
+    for child in psutil.Process(process.pid).children(recursive=True):
+        try:
+            rank = child.environ().get("RANK")
+            if rank is not None and "run" in child.cmdline():
+                found[int(rank)] = child
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
+
+
+def kill_a_rank(process, folder, stage, steps):
+    metrics = folder / stage / "metrics.jsonl"
+    deadline = time.monotonic() + 300
+    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    workers(process)[1].send_signal(signal.SIGKILL)
+
+
+def test_a_killed_rank_ends_the_run_soon_and_the_run_goes_on_to_the_same_bits(tmp_path):
+    path = write_shop(tmp_path, recipe(steps=9, engine={"kind": "torch", "threads": 1}))
+    finish(run(path, tmp_path / "whole", "--nproc", "2"))
+    killed = tmp_path / "killed" / "mini"
+    process = run(path, tmp_path / "killed", "--nproc", "2")
+    kill_a_rank(process, killed, "judge", 5)
+    began = time.monotonic()
+    said, _ = process.communicate(timeout=90)
+    assert process.returncode != 0 and time.monotonic() - began < 60
+    assert "rank 1" in said.lower() or "local_rank: 1" in said, said
+    process = run(path, tmp_path / "killed", "--nproc", "2", "--max-restarts", "1")
+    kill_a_rank(process, killed, "chat", 5)
+    assert "going on after step" in finish(process)
+    for whole in sorted((tmp_path / "whole" / "mini").glob("*/model*/model.safetensors")):
+        other = killed / whole.relative_to(tmp_path / "whole" / "mini")
+        assert whole.read_bytes() == other.read_bytes(), whole
+
+
+def test_a_run_begun_on_two_processes_under_zero_goes_on_alone(alone, tmp_path):
+    _, one = alone
+    process = run(write_shop(tmp_path, recipe(engine=ZERO_3)), tmp_path / "moved", "--nproc", "2")
+    kill_a_rank(process, tmp_path / "moved" / "mini", "sft", 3)
+    process.communicate(timeout=90)
+    said = finish(run(write_shop(tmp_path, recipe()), tmp_path / "moved"))
+    assert "pretrain: done before, kept" in said and "going on after step" in said
+    for stage in STAGES:
+        close(one, tmp_path / "moved" / "mini", stage, rel=1e-3 if stage == "chat" else 1e-4)

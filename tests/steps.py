@@ -1,0 +1,38 @@
+"""Batches and losses that engines take steps with in tests."""
+
+import torch
+
+from chatwright.core.batch import Batch
+from chatwright.data.batches import collate_demos, collate_pairs
+from chatwright.train.objectives import DpoConfig, NoSettings, OrpoConfig, dpo_loss, orpo_loss, sft_loss
+
+
+def demos(lengths=(30, 4, 12, 7, 21, 5), seed=0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(5, 300, (n,), generator=generator).tolist() for n in lengths]
+    return collate_demos([{"ids": r, "mask": [0, 0] + [1] * (len(r) - 2)} for r in rows], 0)
+
+
+def pairs(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+
+    def side(n):
+        ids = torch.randint(5, 300, (n,), generator=generator).tolist()
+        return ids, [0, 0] + [1] * (n - 2)
+
+    rows = []
+    for one, two in ((5, 9), (20, 4), (7, 7), (12, 15)):
+        (ids, mask), (other_ids, other_mask) = side(one), side(two)
+        rows.append(
+            {"ids": ids, "mask": mask, "other_ids": other_ids, "other_mask": other_mask, "margin": 0.0}
+        )
+    batch = collate_pairs(rows, 0)
+    batch.reference = torch.randn(8, generator=generator)
+    return batch
+
+
+CASES = {
+    "sft": (demos, sft_loss(NoSettings())),
+    "dpo": (pairs, dpo_loss(DpoConfig(nll=0.3))),
+    "orpo": (pairs, orpo_loss(OrpoConfig())),
+}
