@@ -109,7 +109,7 @@ export class TurnView {
       rated && thumb(1, "up", "good"),
       rated && thumb(-1, "down", "bad"),
       rated && button("improve", "improve", () => this.correct(), { "aria-pressed": String(Boolean(node.corrected)), "data-act": "improve" }),
-      button("again", "regenerate", () => this.act.regenerate(node), { disabled: this.act.busy(), "data-act": "again" }),
+      !node.problem && button("again", "regenerate", () => this.act.regenerate(node), { disabled: this.act.busy(), "data-act": "again" }),
       node.preferred && h("span", { class: "dim" }, t("youPreferred")),
     ].filter(Boolean);
   }
