@@ -12,6 +12,8 @@ from chatwright.core.types import Pair, Record
 from chatwright.data.batches import LengthConfig, encode, encode_pair
 from chatwright.data.formats import Row, read
 from chatwright.data.template import Template, TemplateConfig
+from chatwright.engine.optim import OptimConfig
+from chatwright.engine.torch_engine import TorchEngine
 from chatwright.models.load import NewModel, new_causal_lm, train_tokenizer
 
 VOCABULARY, LONGEST = 8192, 512
@@ -65,3 +67,14 @@ def encoded(source: str) -> Sequence[dict[str, Any]]:
         limit = LengthConfig(max_length=LONGEST, overlong="left_truncate_prompt")
         rows, _ = encode(records, encode_pair, template(source), limit, Path(folder))
         return [rows[i] for i in range(len(rows))]
+
+
+LR = 1e-9
+"""So small that every round starts from the same loss, while the optimizer does all of its work."""
+ADAM = (0.9, 0.95)
+
+
+def engine(module: Any, **settings: Any) -> TorchEngine:
+    """Ours."""
+    optim = OptimConfig(**{"lr": LR, "schedule": "constant", "betas": ADAM, "clip": 1.0, **settings})
+    return TorchEngine(module, optim, 1000, "cpu")
