@@ -27,16 +27,16 @@ class Part(NamedTuple):
     counts: bool
 
 
-def portion(batch: Batch, tokens: int) -> list[Part]:
-    """This rank's micro-batches of at most `tokens` tokens; every rank gets the same number of them.
+def portion(batch: Batch, tokens: int, packed: bool = False, part_cost: int = 0) -> list[Part]:
+    """This rank's micro-batches, as Batch.micro_batches makes them; every rank gets the same number of them.
 
     Parts of like length meet in the same round, so no rank waits long for another; of a round's parts the
     largest goes to the rank that had least so far.
     """
     world, rank = dist.world_size(), dist.rank()
     if world == 1:
-        return [Part(rows, part, True) for rows, part in batch.micro_batches(tokens)]
-    parts, load, mine = batch.pieces(world, tokens), [0] * world, []
+        return [Part(rows, part, True) for rows, part in batch.micro_batches(tokens, packed, part_cost)]
+    parts, load, mine = batch.pieces(world, tokens, packed), [0] * world, []
     for i in range(0, len(parts), world):
         turn = sorted(parts[i : i + world], key=lambda found: -found[1].ids.numel())
         free = sorted(range(world), key=lambda r: load[r])

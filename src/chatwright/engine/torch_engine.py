@@ -21,9 +21,16 @@ from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
-from chatwright.engine.share import Whole, joined, named, portion
+from chatwright.engine.share import Part, Whole, joined, named, portion
+from chatwright.models.readout import plain
+from chatwright.models.trunk import lean
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
+CPU_TOKENS, GPU_TOKENS = 2048, 16384
+"""Tokens of a micro-batch where nothing else is asked for: what stays in a processor's cache; what fills a
+GPU."""
+CPU_PART, GPU_PART = 64, 1024
+"""What a further micro-batch costs, in tokens: another pass over the gradients; or over the kernels."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -39,19 +46,32 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def tokens_at_once(asked: int | None, device: torch.device) -> int:
+    """Tokens of a micro-batch, as asked for or as suits the device."""
+    return asked or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
+
+
 class Frozen:
     """A module that only reads: a reference, or a reward model."""
 
-    def __init__(self, module: nn.Module, device: str = "auto", micro_tokens: int = 16384) -> None:
+    def __init__(self, module: nn.Module, device: str = "auto", micro_tokens: int | None = None) -> None:
         self.device, self.micro_tokens = pick_device(device), micro_tokens
         self.module = module.to(self.device).requires_grad_(False)
+
+    def parts(self, batch: Batch) -> list[Part]:
+        """This rank's micro-batches of a step: packed where the family allows it, else with as little padding
+        as pays.
+        """
+        tokens = tokens_at_once(self.micro_tokens, self.device)
+        cost = CPU_PART if self.device.type == "cpu" else GPU_PART
+        return portion(batch, tokens, lean(plain(self.module)), cost)
 
     def infer(self, batch: Batch, read: Read) -> Tensor:
         """See Engine.infer."""
         self.module.eval()
         rows, found = [], []
         with torch.no_grad():
-            for part in portion(batch, self.micro_tokens):
+            for part in self.parts(batch):
                 rows.append(part.rows)
                 found.append(self._read(read, part.batch.to(self.device)).cpu())
         return joined(found, rows, batch)
@@ -103,7 +123,7 @@ class TorchEngine(Frozen):
         """
         denominator = float(term.batch.denominator.clamp(min=1e-8))
         scale, names, total = term.weight * dist.world_size() / denominator, [""], None
-        parts = portion(term.batch, self.micro_tokens)
+        parts = self.parts(term.batch)
         for i, part in enumerate(parts):
             value, sums = self._backward(
                 term.loss, part.batch.to(self.device), scale * part.counts, last and i == len(parts) - 1
