@@ -254,7 +254,8 @@ def test_splitting_permuting_and_padding_change_nothing(scorer, name, given_, or
 
     def same(*parts):
         other, found = backward(loss, model, *parts, denominator=batch.denominator)
-        assert other == pytest.approx(value, rel=2e-6, abs=1e-6)
+        # ipo squares a difference of sums of size 60, each rounded at its seventh digit
+        assert other == pytest.approx(value, rel=1e-5 if given_.get("loss") == "ipo" else 2e-6, abs=1e-6)
         assert float((found - whole).norm() / whole.norm()) < 2e-6
 
     same(*(part for _, part in batch.micro_batches(tokens)))

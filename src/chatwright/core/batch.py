@@ -87,28 +87,20 @@ class Batch:
         return [row[:n] for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
 
     def pieces(self: B, count: int, tokens: int, packed: bool = False) -> list[tuple[Tensor, B]]:
-        """As `micro_batches`, but in multiples of `count` parts of nearly equal work, where there are so
-        many items: what `count` ranks share out.
+        """As `micro_batches`, but at most a multiple of `count` parts, as even as can be: what `count` ranks
+        share out.
         """
         k = self.rows_per_item
-        longest = self.lengths.view(-1, k).amax(1).clamp(min=1)
-        order = torch.argsort(longest, stable=True)
-        if packed:
-            rows = self.token_lists()
-            order = torch.tensor(sorted(range(len(self)), key=lambda i: rows[i * k]))
-        work = longest[order].cumsum(0) * k
-        number = count * max(1, -(-int(work[-1]) // (tokens * count)))
-        while True:
-            # an item goes where the middle of its work falls, so that every part has its share
-            middle = work - longest[order] * k / 2
-            place = (middle * number / work[-1]).long().clamp(max=number - 1)
-            parts = [order[place == i] for i in range(number)]
-            fits = all(len(p) * k * int(longest[p].max()) <= tokens for p in parts if len(p) > 1)
-            if fits:
+        lengths = self.lengths.view(-1, k).amax(1).tolist()
+        rows = self.token_lists() if packed else []
+        order = sorted(range(len(self)), key=lambda i: rows[i * k] if packed else lengths[i])
+        for number in range(count, len(self) + 2 * count, count):
+            parts, largest = _even([lengths[i] * k for i in order], number, packed)
+            if largest <= tokens:
                 break
-            number += count
-        index = [(p[:, None] * k + torch.arange(k)).flatten() for p in parts if len(p)]
-        return [(r, self.rows(r).trimmed()) for r in index]
+        index = [torch.tensor([order[i] for i in part]) for part in parts]
+        found = [(i[:, None] * k + torch.arange(k)).flatten() for i in index]
+        return [(r, self.rows(r).trimmed()) for r in found]
 
     def shuffled(self: B, items: int, epochs: int, generator: torch.Generator | None = None) -> Iterator[B]:
         """Minibatches of `items` items, every item once an epoch, in a new order each epoch."""
@@ -221,6 +213,32 @@ def _end_to_end(rows: Sequence[list[int]], k: int, tokens: int) -> list[list[int
             parts.append([item])
             total, leader = sum(map(len, rows[item * k : (item + 1) * k])), rows[item * k]
     return parts
+
+
+def _even(sizes: Sequence[int], number: int, packed: bool) -> tuple[list[list[int]], int]:
+    """Items in order, cut into at most `number` parts whose largest is as small as can be, and its size; a
+    part is as large as its items (packed), or as its widest for each of them.
+    """
+
+    def cut(most: int) -> list[list[int]]:
+        parts: list[list[int]] = []
+        total = 0
+        for item, size in enumerate(sizes):
+            grown = total + size if packed else (len(parts[-1]) + 1 if parts else 1) * size
+            if parts and grown <= most:
+                parts[-1].append(item)
+                total = grown
+            else:
+                parts.append([item])
+                total = size
+        return parts
+
+    # the smallest bound that does with so many parts; never below the largest item
+    low, high = max(sizes, default=1), max(sum(sizes) if packed else len(sizes) * max(sizes, default=1), 1)
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(cut(middle)) <= number else (middle + 1, high)
+    return cut(low), low
 
 
 def _least_padding(
