@@ -12,6 +12,7 @@ LAYERS = [
     {"engine", "sampling"},
     {"train", "rewards"},
     {"rl", "evaluate"},
+    {"serve"},
     {"recipe"},
     {"stages"},
     {"pipeline", "console"},

@@ -1,0 +1,1 @@
+"""Serving: an OpenAI-compatible server, its store, and A/B tests."""
