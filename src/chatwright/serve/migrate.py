@@ -39,7 +39,7 @@ def upgrade(engine: Engine, revision: str = "head") -> None:
             command.upgrade(config, revision)
         except CommandError as error:
             raise ChatwrightError(
-                f"store {engine.url.render_as_string()}: its tables are of a version this chatwright does not know "
+                f"store {engine.url.render_as_string()}: its tables are of a version that is not known here "
                 f"({error}); it was written by a newer one, or is no store"
             ) from error
 

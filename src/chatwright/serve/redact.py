@@ -55,7 +55,7 @@ class Span(NamedTuple):
 
 
 def redact(text: str, config: RedactConfig) -> tuple[str, Counter[str]]:
-    """The text with `[email]`, `[phone]`, `[card]`, `[id]` in place of personal data, and how many of each."""
+    """The text with `[email]`, `[phone]`, `[card]`, `[id]` in place of what is personal, and their counts."""
     if not config.on:
         return text, Counter()
     found = spans(text, config)

@@ -39,9 +39,7 @@ DEFAULT = "chatwright.db"
 class StoreConfig(Config):
     """Where feedback is kept, for how long, and what is taken out before it is."""
 
-    url: str = Field(
-        DEFAULT, description="A file (SQLite), or postgresql://user:password@host/database."
-    )
+    url: str = Field(DEFAULT, description="A file (SQLite), or postgresql://user:password@host/database.")
     redact: RedactConfig = Field(default_factory=RedactConfig)
     keep_days: float | None = Field(
         None, gt=0, description="Days after which requests and their feedback are deleted; never by default."

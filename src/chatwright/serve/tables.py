@@ -1,4 +1,4 @@
-"""What the store holds, as tables. Times are seconds since 1970 (UTC); people are keyed hashes, never names."""
+"""What the store holds, as tables. Times are seconds since 1970 (UTC); people are keyed hashes."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ class Annotation(Base):
     task: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
     annotator: Mapped[str] = mapped_column(index=True)
     value: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
-    """{"winner"} of a pair, {"text"} of a draft, {"spans": [{"start", "end", "label"}]}; null when skipped."""
+    """{"winner"} of a pair, {"text"} of a draft, {"spans": [{"start", "end", "label"}]}; null: skipped."""
     seconds: Mapped[float | None]
     created: Mapped[float]
     undone: Mapped[float | None]

@@ -104,7 +104,7 @@ class Writer:
                 return
 
     def _gather(self, first: Write | None) -> tuple[list[Write], bool]:
-        """(what is queued by now, whether it is the end); writes that were cancelled meanwhile are left out."""
+        """(what is queued by now, whether it is the end); writes cancelled meanwhile are left out."""
         taken: list[Write] = []
         item = first
         while item is not None:

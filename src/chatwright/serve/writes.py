@@ -168,8 +168,8 @@ class Context:
     def _exchange(self, one: Begun) -> dict[str, Any]:
         counts: Counter[str] = Counter()
         messages = [{"role": m.role, "content": self._safe(m.content, counts)} for m in one.messages]
-        names = ("id", "kind", "created", "key", "side", "model", "fingerprint", "experiment", "arm", "choices")
-        links = ("conversation", "regenerates", "edits", "duel")
+        names = ("id", "kind", "created", "key", "side", "model", "fingerprint", "arm", "choices")
+        links = ("conversation", "regenerates", "edits", "duel", "experiment")
         ending = ("error", "ended", "prompt_tokens", "completion_tokens", "first_token", "seconds")
         return {
             **{name: getattr(one, name) for name in names},
@@ -310,9 +310,10 @@ def _once(
     """Insert a row for each piece of feedback; an Idempotency-Key seen before gives the first's receipt."""
     clients = [one.client and _client(one) for one in feedback]
     wanted = [client for client in clients if client]
-    columns = select(*(getattr(table, name) for name in _columns(table)))
-    query = columns.where(table.client.in_(wanted)) if wanted else None
-    seen = {row["client"]: dict(row) for row in connection.execute(query).mappings()} if query is not None else {}
+    seen: dict[str, dict[str, Any]] = {}
+    if wanted:
+        query = select(table.__table__).where(table.client.in_(wanted))
+        seen = {row["client"]: dict(row) for row in connection.execute(query).mappings()}
     rows, results = list[dict[str, Any]](), list[Receipt | Exception]()
     for one, client in zip(feedback, clients, strict=True):
         row = row_of(one)
@@ -332,10 +333,6 @@ def _once(
     if rows:
         connection.execute(insert(table), rows)
     return results
-
-
-def _columns(table: type[Rating] | type[Correction] | type[Comparison]) -> list[str]:
-    return [column.name for column in table.__table__.columns]
 
 
 def _client(one: Feedback) -> str:
