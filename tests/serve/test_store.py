@@ -1,4 +1,4 @@
-"""The store: what is acknowledged is on disk, ids are hashed, feedback is checked, on SQLite and PostgreSQL."""
+"""The store: what is acknowledged is on disk, ids are hashed, feedback is checked; SQLite and PostgreSQL."""
 
 import sqlite3
 import threading
