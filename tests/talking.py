@@ -1,4 +1,4 @@
-"""A tiny real model that has learned a few answers by heart: what it says can be known, and it says it itself."""
+"""A tiny real model that knows a few answers by heart: what it says is known, and it says it itself."""
 
 from collections.abc import Mapping
 from pathlib import Path
