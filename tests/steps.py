@@ -1,8 +1,9 @@
-"""Batches and losses that engines take steps with in tests."""
+"""Batches, losses and rollouts that engines take steps with in tests."""
 
 import torch
 
 from chatwright.core.batch import Batch
+from chatwright.core.types import Message, Prompt, Rollout
 from chatwright.data.batches import collate_demos, collate_pairs
 from chatwright.train.objectives import DpoConfig, NoSettings, OrpoConfig, dpo_loss, orpo_loss, sft_loss
 
@@ -29,6 +30,22 @@ def pairs(seed=0):
     batch = collate_pairs(rows, 0)
     batch.reference = torch.randn(8, generator=generator)
     return batch
+
+
+def rollouts(n=12, seed=0, group=4):
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for i in range(n):
+        length, prompt = (int(torch.randint(2, 12, (), generator=generator)) for _ in range(2))
+        ids = torch.randint(5, 300, (prompt + length,), generator=generator).tolist()
+        reward = float(torch.randn((), generator=generator))
+        made.append(
+            Rollout(
+                Prompt((Message("user", "?"),)), tuple(ids[:prompt]), tuple(ids[prompt:]), (-1.0,) * length,
+                finished=i % 3 > 0, group=i // group, reward=reward, parts={"r": reward},
+            )
+        )  # fmt: skip
+    return made
 
 
 CASES = {

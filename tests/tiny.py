@@ -1,9 +1,11 @@
 """Tiny real models for tests: seconds to train, nothing to download."""
 
+import copy
 from functools import cache
 from typing import Any
 
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from chatwright.data.template import Template, TemplateConfig
 from chatwright.models.load import NewModel, new_causal_lm, train_tokenizer
@@ -38,4 +40,16 @@ def tiny_lm(family: str = "llama", seed: int = 0, **shape: Any) -> Any:
         for parameter in model.parameters():
             if parameter.dim() > 1:
                 parameter.mul_(4)
+    return model.eval()
+
+
+def tiny_scalar(seed: int = 0) -> Any:
+    """A backbone of that size with a scalar head."""
+    body = tiny_lm(seed=seed)
+    config = copy.deepcopy(body.config)
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(config)
+    model.model.load_state_dict(body.model.state_dict())
+    with torch.no_grad():
+        model.score.weight.copy_(torch.linspace(-0.5, 0.5, config.hidden_size)[None])
     return model.eval()

@@ -66,7 +66,7 @@ def run(
     if nproc > 1:
         from chatwright.console.launch import launch
 
-        raise typer.Exit(launch(nproc, max_restarts))
+        raise typer.Exit(launch(nproc, max_restarts, console))
     set_up_logging(console)
     changes = [*(set_ or []), *([f"out={out.resolve()}"] if out else [])]
     work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console)

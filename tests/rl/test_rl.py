@@ -16,23 +16,8 @@ from chatwright.rl.methods import METHODS, PRESETS, contract, resolve
 from chatwright.rl.policy_gradient import PolicyGradient
 from chatwright.rl.sources import Sampled
 from chatwright.sampling.base import SamplingConfig
+from steps import rollouts
 from tiny import tiny_lm
-
-
-def rollouts(n=12, seed=0, group=4):
-    generator = torch.Generator().manual_seed(seed)
-    made = []
-    for i in range(n):
-        length, prompt = (int(torch.randint(2, 12, (), generator=generator)) for _ in range(2))
-        ids = torch.randint(5, 300, (prompt + length,), generator=generator).tolist()
-        reward = float(torch.randn((), generator=generator))
-        made.append(
-            Rollout(
-                Prompt((Message("user", "?"),)), tuple(ids[:prompt]), tuple(ids[prompt:]), (-1.0,) * length,
-                finished=i % 3 > 0, group=i // group, reward=reward, parts={"r": reward},
-            )
-        )  # fmt: skip
-    return made
 
 
 def algorithm(method, micro_tokens=10_000, **settings):

@@ -35,8 +35,9 @@ def start(device: str, minutes: float = 30.0) -> None:
 
 
 def stop() -> None:
-    """Leave the group, if there is one."""
+    """Leave the group, if there is one, together: a rank that left early would tear others' connections."""
     if d.is_initialized():
+        wait()
         d.destroy_process_group()
 
 
