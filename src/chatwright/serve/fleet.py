@@ -7,7 +7,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from chatwright.serve.backend import Backend
 from chatwright.serve.errors import ApiError
@@ -16,12 +16,17 @@ from chatwright.serve.experiment import assign
 logger = logging.getLogger("chatwright.serve")
 
 
-class Standing(NamedTuple):
+class Standing(Protocol):
     """What an experiment says at the moment: its name, salt, and the shares of its arms."""
 
-    name: str
-    salt: str
-    arms: Mapping[str, float]
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def salt(self) -> str: ...
+
+    @property
+    def arms(self) -> Mapping[str, float]: ...
 
 
 class Choice(NamedTuple):
