@@ -13,22 +13,23 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from chatwright import __version__
+from chatwright.serve.annotation_api import annotation_api
 from chatwright.serve.auth import SCOPES, Gate, bearer, keys_in_force, needs
 from chatwright.serve.book import StoreBook
-from chatwright.serve.config import ModelConfig, ServeConfig
+from chatwright.serve.config import ServeConfig
+from chatwright.serve.conversations import conversations_api
 from chatwright.serve.errors import ApiError, add_handlers
 from chatwright.serve.exchange import Service
 from chatwright.serve.experiment import ExperimentConfig
-from chatwright.serve.experiment_api import experiment_router
-from chatwright.serve.fleet import Fleet
+from chatwright.serve.feedback_api import feedback_api
+from chatwright.serve.fleet import Fleet, standing_of
+from chatwright.serve.lineage import describe
 from chatwright.serve.middleware import Shield
 from chatwright.serve.models import Find, Watcher, models_api
 from chatwright.serve.openai_api import openai_api, service
 from chatwright.serve.pages import pages
-from chatwright.serve.standing import Standing, begin
 from chatwright.serve.store import Store
 from chatwright.serve.telemetry import Telemetry
-from chatwright.serve.watch import watch
 
 logger = logging.getLogger("chatwright.serve")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -50,10 +51,18 @@ def create_app(
         app.state.reload = asyncio.Event()
         app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
         await fleet.start()
-        async with _beside(app, store, watcher, experiment):
+        for name, model in watcher.find().items() if watcher else ():
+            await asyncio.wrap_future(store.add_model(describe(model.place, name)))
+        if experiment:
+            await asyncio.wrap_future(store.start_experiment(experiment.name, experiment.arms))
+            fleet.standing = await asyncio.to_thread(standing_of, store, experiment.name)
+        keeper = asyncio.create_task(_keep_up(app, store, watcher, experiment))
+        try:
             yield
+        finally:
             app.state.service.draining = True
-        await fleet.close()
+            keeper.cancel()
+            await fleet.close()
 
     app = FastAPI(
         title="Chatwright", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
@@ -63,6 +72,7 @@ def create_app(
     app.state.gate = Gate(config)
     add_handlers(app)
     app.include_router(openai_api())
+    app.include_router(feedback_api(store))
     app.include_router(pages())
     _add_admin(app, store)
     _add_health(app, config, telemetry)
@@ -74,38 +84,14 @@ def create_app(
 def _add_admin(app: FastAPI, store: Store) -> None:
     """What needs the scope admin."""
     admin = needs("admin")
-    app.include_router(experiment_router(store, admin))
-    for router in (models_api(),):
+    for router in (models_api(), annotation_api(store), conversations_api(store)):
         app.include_router(router, dependencies=[Depends(admin)])
 
 
-@contextlib.asynccontextmanager
-async def _beside(
+async def _keep_up(
     app: FastAPI, store: Store, watcher: Watcher | None, experiment: ExperimentConfig | None
-) -> AsyncIterator[None]:
-    """What runs beside the requests: keys, models and the experiment as others change them."""
-    own: Service = app.state.service
-
-    async def apply(now: Standing) -> None:
-        own.fleet.standing = now
-        if watcher:
-            watcher.promoted = {arm: ModelConfig(folder=folder) for arm, folder in now.models.items()}
-            app.state.reload.set()
-
-    tasks = [asyncio.create_task(_keep_up(app, store, watcher))]
-    if experiment:
-        own.fleet.standing = await asyncio.to_thread(begin, store, experiment)
-        tasks.append(asyncio.create_task(watch(store, experiment.name, apply, own.config.refresh)))
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _keep_up(app: FastAPI, store: Store, watcher: Watcher | None) -> None:
-    """Notice every few seconds, or at once on SIGHUP, which keys hold and which models are wanted."""
+) -> None:
+    """Notice every few seconds, or at once on SIGHUP, what others have changed: keys, models, shares."""
     own: Service = app.state.service
     while True:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -113,8 +99,11 @@ async def _keep_up(app: FastAPI, store: Store, watcher: Watcher | None) -> None:
         app.state.reload.clear()
         try:
             app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
+            if experiment:
+                own.fleet.standing = await asyncio.to_thread(standing_of, store, experiment.name)
             if watcher:
-                await watcher.look(own)
+                for name, model in await watcher.look(own):
+                    await asyncio.wrap_future(store.add_model(describe(model.place, name)))
         except Exception:
             logger.exception("what changed outside could not be taken over; what was known still holds")
 

@@ -57,6 +57,11 @@ class ModelConfig(Config):
             raise ValueError("a model is either a folder or a url")
         return self
 
+    @property
+    def place(self) -> str:
+        """Where it comes from."""
+        return self.folder or f"{self.url}#{self.model or ''}"
+
 
 class ServeConfig(Config):
     """How a server behaves."""

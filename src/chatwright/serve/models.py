@@ -49,15 +49,15 @@ class Watcher:
         """What the experiment put in the place of a recipe's model."""
         self.stamps = {name: stamp(model) for name, model in find().items()}
 
-    async def look(self, service: Service) -> list[str]:
-        """Swap every model that changed since the last look; returns their names."""
+    async def look(self, service: Service) -> list[tuple[str, ModelConfig]]:
+        """Swap every model that changed since the last look; returns them."""
         changed = []
         for name, model in {**self.find(), **self.promoted}.items():
             seen = stamp(model)
             if seen != self.stamps.get(name):
                 await service.fleet.swap(name, backend_of(model, self.config))
                 self.stamps[name] = seen
-                changed.append(name)
+                changed.append((name, model))
         return changed
 
 

@@ -263,5 +263,7 @@ export const words = {
   event_running: ["running again", "恢复进行"],
   event_promoted: ["promoted", "推广"],
   event_stopped: ["stopped", "停止"],
+  event_out: ["taken out", "移出"],
+  event_model: ["model replaced", "更换模型"],
   event_rolled_back: ["rolled back", "回滚"],
 };
