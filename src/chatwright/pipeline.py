@@ -147,7 +147,8 @@ class Run:
             "objective": settings.get("objective"), "method": settings.get("method"),
             "fingerprint": fingerprint, "inputs": inputs, "config": settings, "seed": self.recipe.seed,
             "seconds": round(seconds, 1), "phases": outcome.phases, "contract": outcome.contract,
-            "result": outcome.result, "data": outcome.data, "chatwright": __version__,
+            "result": outcome.result, "data": outcome.data, "sources": outcome.sources,
+            "chatwright": __version__,
         }  # fmt: skip
         write_json(directory / "manifest.json", manifest)
 

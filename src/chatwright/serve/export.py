@@ -22,11 +22,11 @@ from sqlalchemy import insert
 from chatwright import __version__
 from chatwright.core.files import atomic_directory, sha256_of, write_json, write_jsonl, write_text
 from chatwright.core.types import ChatwrightError, Config
-from chatwright.data.clean import hash_records, language, plain
-from chatwright.data.clean import content_of
-from chatwright.data.formats import Row, read as read_rows
+from chatwright.data.clean import content_of, hash_records, language, plain
+from chatwright.data.formats import Row
+from chatwright.data.formats import read as read_rows
 from chatwright.serve.filters import FilterConfig, Kept, bias, filtered
-from chatwright.serve.signals import FILES, Signal, read, signals
+from chatwright.serve.signals import FILES, File, Signal, read, signals
 from chatwright.serve.store import Store, shown
 from chatwright.serve.tables import Export, ExportItem
 from chatwright.serve.writes import new_id
@@ -58,7 +58,7 @@ def export(store: Store, folder: Path, config: ExportConfig | None = None) -> di
         raise ChatwrightError(f"{folder}: holds something else; name a new folder with --out")
     with store.engine.connect() as connection:
         found = signals(read(connection, config.since))
-    kept: dict[str, list[Kept]] = {}
+    kept: dict[File, list[Kept]] = {}
     counts: dict[str, dict[str, Any]] = {}
     for file in FILES:
         own = [signal for signal in found if signal.file == file]
@@ -83,7 +83,7 @@ def export(store: Store, folder: Path, config: ExportConfig | None = None) -> di
 
 
 def _hashes(path: Path, form: str, expected: int) -> dict[str, str]:
-    """Of the bytes, and of the records as a run reads them: read back, so that the file is known to be good."""
+    """Of the bytes, and of the records as a run reads them; reading back shows that the file is good."""
     rows = [row for row in read_rows(f"{form}:{path}") if isinstance(row, Row)]
     if len(rows) != expected:
         raise RuntimeError(f"{path}: {len(rows)} of {expected} records can be read back")
@@ -91,7 +91,12 @@ def _hashes(path: Path, form: str, expected: int) -> dict[str, str]:
 
 
 def _remember(
-    store: Store, name: str, folder: Path, config: ExportConfig, card: Mapping[str, Any], kept: Mapping[str, Any]
+    store: Store,
+    name: str,
+    folder: Path,
+    config: ExportConfig,
+    card: Mapping[str, Any],
+    kept: Mapping[File, Sequence[Kept]],
 ) -> None:
     row = {"created": card["created"], "folder": str(folder.resolve()), "settings": config.model_dump()}
     items = [
@@ -109,7 +114,7 @@ def _card(
     name: str,
     store: Store,
     config: ExportConfig,
-    kept: Mapping[str, Sequence[Kept]],
+    kept: Mapping[File, Sequence[Kept]],
     counts: Mapping[str, Mapping[str, Any]],
     found: Sequence[Signal],
 ) -> dict[str, Any]:
@@ -165,7 +170,13 @@ def _page(card: Mapping[str, Any]) -> str:
     lines += ["| file | votes | " + " | ".join(reasons) + " | merged | records |"]
     lines += ["|---" + "|--:" * (len(reasons) + 3) + "|"]
     for file, one in card["counts"].items():
-        cells = (file, one["signals"], *(one["dropped"].get(r, 0) for r in reasons), one["merged"], one["records"])
+        cells = (
+            file,
+            one["signals"],
+            *(one["dropped"].get(r, 0) for r in reasons),
+            one["merged"],
+            one["records"],
+        )
         lines.append("| " + " | ".join(map(str, cells)) + " |")
     lines += ["", "## Position and length", ""]
     for name, about in card["bias"].items():
@@ -174,7 +185,10 @@ def _page(card: Mapping[str, Any]) -> str:
         verdict = "no sign of bias" if fair else "**not one half: look at how the votes came about**"
         lines.append(f"- the {name} answer won {wide}: {verdict}")
     lines += [] if card["bias"] else ["No comparison was decided."]
-    uses = {f: f"  feedback_{f.removesuffix('.jsonl')}: {FORMATS[f.removesuffix('.jsonl')]}:" for f in card["files"]}
+    uses = {
+        f: f"  feedback_{f.removesuffix('.jsonl')}: {FORMATS[f.removesuffix('.jsonl')]}:"
+        for f in card["files"]
+    }
     lines += ["", "## In a recipe", "", "```yaml", "data:"]
     lines += [f"{use}FOLDER/{file}" for file, use in uses.items()]
     return "\n".join([*lines, "```", ""])

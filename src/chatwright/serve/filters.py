@@ -36,7 +36,7 @@ class FilterConfig(Config):
         30, ge=5, description="So many comparisons won by one and the same side were not read."
     )
     same_text: int = Field(3, ge=2, description="A correction given to so many different prompts is spam.")
-    near: float = Field(0.9, gt=0, le=1, description="Overlap from which records are near-duplicates.")
+    near: float = Field(0.9, gt=0, le=0.95, description="Overlap from which records are near-duplicates.")
     personal: bool = Field(True, description="Drop records with personal data in them.")
 
 
@@ -181,7 +181,7 @@ def agreed(signals: Sequence[Signal], config: FilterConfig, dropped: Dropped) ->
 
 
 def without_near(records: Sequence[Kept], threshold: float, dropped: Dropped) -> list[Kept]:
-    """Without records nearly the same as an earlier one, with the same verdict, in prompt and answers alike."""
+    """Without records that are nearly an earlier one: prompt and answers alike, with the same verdict."""
     out: set[int] = set()
     for verdict in (True, False):
         numbers = [n for n, kept in enumerate(records) if (getattr(kept.record, "score", 1) > 0) == verdict]

@@ -107,7 +107,8 @@ def _last(
         exchange = row.left if hasattr(row, "left") else row.exchange
         known = exchange in seen.exchanges and (exchange, getattr(row, "choice", 0)) in seen.answers
         if known and (not hasattr(row, "right") or row.right in seen.exchanges):
-            found[(*(getattr(row, name) for name in about), seen.rater(row, exchange))] = row
+            key = (*(getattr(row, name) for name in about), seen.rater(row, exchange))
+            found[key] = row
     return list(found.values())
 
 
