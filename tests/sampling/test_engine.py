@@ -14,24 +14,10 @@ from chatwright.sampling.families import Unlike, describe
 from chatwright.sampling.lean import Lean
 from chatwright.sampling.local import LocalSampler
 from chatwright.sampling.own_forward import OwnForward
-from tiny import tiny_lm, tiny_template
+from tiny import drawn, tiny_lm, tiny_prompt, tiny_template
 
 FAMILIES = ["llama", "mistral", "qwen2", "qwen3", "gpt2", "opt", "gpt_neox"]
 GREEDY = SamplingConfig(max_tokens=9, temperature=0)
-
-
-def prompt(seed, length):
-    return tuple(random.Random(seed).choices(range(4, 260), k=length))
-
-
-def finish(sampler, requests):
-    """Tokens of each request; they all join at once."""
-    numbers = [sampler.submit(request) for request in requests]
-    said = {number: [] for number in numbers}
-    while sampler.waiting or sampler.running:
-        for event in sampler.step():
-            said[event.request] += event.tokens
-    return [said[number] for number in numbers]
 
 
 def logits_of(model, ids):
@@ -56,8 +42,10 @@ def test_every_family_says_what_its_module_says(family, shape):
     model, template = tiny_lm(family, seed=3, **shape), tiny_template()
     sampler = LocalSampler(model, template, max_rows=5)
     assert isinstance(sampler.runner, Lean)
-    requests = [Request(prompt(i, length), GREEDY, i) for i, length in enumerate([1, 2, 17, 40, 3, 40, 100])]
-    for request, tokens in zip(requests, finish(sampler, requests), strict=True):
+    requests = [
+        Request(tiny_prompt(i, length), GREEDY, i) for i, length in enumerate([1, 2, 17, 40, 3, 40, 100])
+    ]
+    for request, tokens in zip(requests, drawn(sampler, requests), strict=True):
         assert_greedy(model, request.prompt_ids, tokens, template.stop_ids)
 
 
@@ -78,8 +66,8 @@ def test_rotary_scaling_is_the_modules(scaling):
     model = LlamaForCausalLM(config).eval()
     for parameter in model.parameters():
         parameter.data.mul_(4)
-    request = Request(prompt(1, 90), GREEDY, 0)
-    assert_greedy(model, request.prompt_ids, finish(LocalSampler(model, tiny_template()), [request])[0], {2})
+    request = Request(tiny_prompt(1, 90), GREEDY, 0)
+    assert_greedy(model, request.prompt_ids, drawn(LocalSampler(model, tiny_template()), [request])[0], {2})
 
 
 @given(
@@ -96,13 +84,13 @@ def test_a_request_does_not_know_its_neighbours(shapes, family, max_rows):
         SamplingConfig(max_tokens=20, top_k=5, min_p=0.02, logit_bias={7: 3.0}),
     ]
     requests = [
-        Request(prompt(length, length), configs[kind].model_copy(update={"max_tokens": most}), most)
+        Request(tiny_prompt(length, length), configs[kind].model_copy(update={"max_tokens": most}), most)
         for length, most, kind in shapes
     ]
     model, template = tiny_lm(family), tiny_template()
-    together = finish(LocalSampler(model, template, max_rows=max_rows), requests)
+    together = drawn(LocalSampler(model, template, max_rows=max_rows), requests)
     for request, tokens in zip(requests, together, strict=True):
-        alone = finish(LocalSampler(model, template), [request])[0]
+        alone = drawn(LocalSampler(model, template), [request])[0]
         assert [t.id for t in alone] == [t.id for t in tokens]
         for one, other in zip(alone, tokens, strict=True):
             assert one.logprob == pytest.approx(other.logprob, abs=1e-4)
@@ -117,7 +105,7 @@ def test_random_comings_and_goings_leak_nothing(lean):
     for turn in range(300):
         if rng.random() < 0.4 and turn < 250:
             config = SamplingConfig(max_tokens=rng.randint(1, 30), min_tokens=rng.choice([0, 30]))
-            live.add(sampler.submit(Request(prompt(rng.randrange(6), rng.randint(1, 70)), config, turn)))
+            live.add(sampler.submit(Request(tiny_prompt(rng.randrange(6), rng.randint(1, 70)), config, turn)))
         if live and rng.random() < 0.15:
             gone = rng.choice(sorted(live))
             sampler.cancel(gone)
@@ -144,15 +132,15 @@ def test_random_comings_and_goings_leak_nothing(lean):
 def test_the_next_turn_of_a_conversation_reuses_the_last_and_says_the_same():
     model, template = tiny_lm(), tiny_template()
     sampler = LocalSampler(model, template)
-    first = Request(prompt(1, 40), SamplingConfig(max_tokens=10, min_tokens=10), 5)
-    said = [token.id for token in finish(sampler, [first])[0]]
-    second = Request((*first.prompt_ids, *said, *prompt(2, 12)), SamplingConfig(max_tokens=10), 6)
+    first = Request(tiny_prompt(1, 40), SamplingConfig(max_tokens=10, min_tokens=10), 5)
+    said = [token.id for token in drawn(sampler, [first])[0]]
+    second = Request((*first.prompt_ids, *said, *tiny_prompt(2, 12)), SamplingConfig(max_tokens=10), 6)
     ran = []
     plain = sampler.runner.decoder.prefill
     sampler.runner.decoder.prefill = lambda ids, *rest: ran.append(ids.shape) or plain(ids, *rest)
-    again = finish(sampler, [second])[0]
+    again = drawn(sampler, [second])[0]
     assert ran == [(1, 13)]  # 40 + 9 of 62 were there; the last drawn token had not been run
-    fresh = finish(LocalSampler(model, template), [second])[0]
+    fresh = drawn(LocalSampler(model, template), [second])[0]
     assert [t.id for t in again] == [t.id for t in fresh]
     assert [t.logprob for t in again] == pytest.approx([t.logprob for t in fresh], abs=1e-4)
 
@@ -160,11 +148,11 @@ def test_the_next_turn_of_a_conversation_reuses_the_last_and_says_the_same():
 def test_changed_weights_are_followed_and_kept_turns_forgotten():
     model, template = tiny_lm(), tiny_template()
     sampler = LocalSampler(model, template)
-    request = Request(prompt(1, 30), GREEDY, 0)
-    before = finish(sampler, [request])[0]
+    request = Request(tiny_prompt(1, 30), GREEDY, 0)
+    before = drawn(sampler, [request])[0]
     with torch.no_grad():
         model.model.layers[0].mlp.down_proj.weight.mul_(-1)
-    after = finish(sampler, [request])[0]
+    after = drawn(sampler, [request])[0]
     assert [t.logprob for t in before] != [t.logprob for t in after]
     assert_greedy(model, request.prompt_ids, after, template.stop_ids)
 
@@ -180,8 +168,8 @@ def test_adapters_are_merged_for_sampling_and_not_into_the_module(family):
     kept = {name: value.clone() for name, value in model.state_dict().items()}
     sampler = LocalSampler(model.eval(), tiny_template())
     assert isinstance(sampler.runner, Lean)
-    request = Request(prompt(1, 30), GREEDY, 0)
-    assert_greedy(model, request.prompt_ids, finish(sampler, [request])[0], tiny_template().stop_ids)
+    request = Request(tiny_prompt(1, 30), GREEDY, 0)
+    assert_greedy(model, request.prompt_ids, drawn(sampler, [request])[0], tiny_template().stop_ids)
     assert all(torch.equal(value, kept[name]) for name, value in model.state_dict().items())
 
 
@@ -208,15 +196,32 @@ def test_other_architectures_use_their_own_forward_and_it_is_said(caplog):
     with caplog.at_level("INFO", "chatwright"):
         assert isinstance(sampler.runner, OwnForward)
     assert "own forward" in caplog.text
-    request = Request(prompt(1, 30), GREEDY, 0)
-    assert_greedy(model, request.prompt_ids, finish(sampler, [request])[0], tiny_template().stop_ids)
+    request = Request(tiny_prompt(1, 30), GREEDY, 0)
+    assert_greedy(model, request.prompt_ids, drawn(sampler, [request])[0], tiny_template().stop_ids)
 
 
 def test_what_the_memory_cannot_hold_is_that_requests_error():
     sampler = LocalSampler(tiny_lm(), tiny_template(), memory_gb=0.00005)
-    small, large = Request((5, 6), GREEDY, 0), Request(prompt(1, 100), GREEDY, 0)
+    small, large = Request((5, 6), GREEDY, 0), Request(tiny_prompt(1, 100), GREEDY, 0)
     numbers = [sampler.submit(large), sampler.submit(small)]
     events = sampler.step()
     assert [(e.request, e.end) for e in events if e.end] == [(numbers[0], "error")]
     assert "raise the sampler's memory" in events[0].error
     assert sampler.running == 1
+
+
+def test_a_long_prompt_is_run_in_pieces_between_which_others_go_on():
+    model, template = tiny_lm(), tiny_template()
+    config = SamplingConfig(max_tokens=9, min_tokens=9)
+    long, short = Request(tiny_prompt(1, 100), config, 1), Request(tiny_prompt(2, 5), config, 2)
+    wanted = [drawn(LocalSampler(model, template), [r])[0] for r in (long, short)]
+    sampler = LocalSampler(model, template, prefill_tokens=16)
+    first = sampler.submit(short)
+    sampler.step()
+    second, steps = sampler.submit(long), []
+    while sampler.waiting or sampler.running:
+        steps.append(sampler.step())
+    said = {n: [t for s in steps for e in s if e.request == n for t in e.tokens] for n in (first, second)}
+    assert [len(s) for s in steps[:8]] == [1, 1, 1, 1, 1, 1, 2, 2]  # 100 tokens are seven pieces
+    assert [t.id for t in said[second]] == [t.id for t in wanted[0]]
+    assert [t.id for t in said[first]] == [t.id for t in wanted[1][1:]]

@@ -36,6 +36,10 @@ class Matrix:
         else:
             self.parts = [Projection((module,)).read() for module in projection.modules]
 
+    def tensors(self) -> list[Tensor]:
+        """What it multiplies with."""
+        return [x for part in self.parts for x in part if x is not None]
+
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T + b, [..., out]."""
         if self.packed is not None:
@@ -76,7 +80,12 @@ class Decoder:
         """Take over the module's weights as they are now."""
         self.layers = [Layer(block, self.pack) for block in self.spec.blocks]
         self.head = Matrix(self.spec.head, self.pack)
-        self.cos = self.sin = torch.empty(0, 0)
+
+    def addresses(self) -> list[int]:
+        """Where the projections lie: as long as these stay, a recorded step stays true."""
+        matrices = [m for layer in self.layers for m in (layer.qkv, layer.out, layer.up, layer.down)]
+        found = [x.data_ptr() for matrix in (*matrices, self.head) for x in matrix.tensors()]
+        return [*found, self.cos.data_ptr()]
 
     def decode(self, ids: Tensor, positions: Tensor, cache: Cache, groups: Sequence[Group]) -> Tensor:
         """Logits [rows, V] after one token each of the rows in slots 0 … rows-1, at `positions` [rows]."""

@@ -13,6 +13,7 @@ from chatwright.core.types import ChatwrightError
 from chatwright.sampling.cache import Cache, Prefixes
 from chatwright.sampling.decoder import Decoder, Group, can_pack
 from chatwright.sampling.families import Spec
+from chatwright.sampling.graphs import Graphs, cuda_recorder, row_bucket
 from chatwright.sampling.proof import prove
 from chatwright.sampling.row import Row
 
@@ -27,8 +28,8 @@ PROVE_EVERY = 50
 class Lean:
     """Runs rows over the training module's weights; see LocalSampler for who calls what."""
 
-    def __init__(self, model: Any, spec: Spec, max_rows: int, budget: int) -> None:
-        self.model, self.max_rows = model, max_rows
+    def __init__(self, model: Any, spec: Spec, max_rows: int, chunk: int, budget: int) -> None:
+        self.model, self.max_rows, self.chunk = model, max_rows, chunk
         weight = spec.embed.weight
         self.device = weight.device
         self.cache = Cache(
@@ -37,8 +38,14 @@ class Lean:
         self.prefixes = Prefixes(budget // 4)
         self.decoder = Decoder(spec, can_pack(model))
         self.rows: list[Row | None] = []
+        self.families: list[list[Row]] = []
+        self.filled: dict[int, int] = {}
+        self.graphs = (
+            Graphs(self.decoder, self.cache, cuda_recorder()) if self.device.type == "cuda" else None
+        )
         self.version, self.unproved = -1, 0
         self.ahead = (0, 0)
+        self.addresses: list[int] = []
 
     def fits(self, rows: Sequence[Row]) -> int:
         """How many of these rows, in this order, may join now."""
@@ -62,37 +69,75 @@ class Lean:
                 "lower max_tokens, shorten the prompt or raise the sampler's memory"
             )
 
-    def prefill(self, rows: Sequence[Row]) -> Tensor:
-        """Admit rows and give the logits after their prompts, [rows, V]; equal prompts side by side are run
-        once.
+    def prefill(self, rows: Sequence[Row]) -> tuple[list[Row], Tensor | None]:
+        """Admit rows, and run what is left of prompts, at most `chunk` tokens of each. Gives the rows whose
+        prompts are through, and the logits after them [rows, V]. Equal prompts side by side are run once.
         """
         self._fresh()
-        families = [list(same) for _, same in groupby(rows, key=lambda row: row.request.prompt_ids)]
-        self.cache.reserve(*self.ahead, max((row.length for row in self.rows if row), default=0))
-        self.decoder.reach(self.cache.room)
-        slots = [[self._place(row) for row in family] for family in families]
-        starts = [self._recall(family[0], at[0]) for family, at in zip(families, slots, strict=True)]
-        found: dict[int, Tensor] = {}
-        for start in sorted(set(starts)):
-            chosen = [k for k, s in enumerate(starts) if s == start]
-            prompts = [families[k][0].request.prompt_ids[start:] for k in chosen]
-            logits = self._run(prompts, start, [slots[k][0] for k in chosen])
-            found |= dict(zip(chosen, logits, strict=True))
-        for family, (first, *others) in zip(families, slots, strict=True):
-            n = len(family[0].request.prompt_ids)
-            for other in others:
-                self.cache.move(first, other, n)
-        repeats = torch.tensor([len(family) for family in families], device=self.device)
-        return torch.stack([found[k] for k in range(len(families))]).repeat_interleave(repeats, 0)
+        if rows:
+            self.cache.reserve(*self._size(), max((row.length for row in self.rows if row), default=0))
+            self.decoder.reach(self.cache.room)
+        waiting = self.families
+        for _, same in groupby(rows, key=lambda row: row.request.prompt_ids):
+            family = list(same)
+            slots = [self._place(row) for row in family]
+            start = self._recall(family[0], slots[0])
+            self.filled |= {row.number: start for row in family}
+            waiting.append(family)
+        done: list[Row] = []
+        found: list[Tensor] = []
+        for start, chosen in self._alike(waiting):
+            prompts = [family[0].request.prompt_ids[start : start + self.chunk] for family in chosen]
+            slots = [self._slot(family[0]) for family in chosen]
+            logits = self._run(prompts, start, slots)
+            for i, family in enumerate(chosen):
+                self.filled |= {row.number: start + len(prompts[i]) for row in family}
+                if start + len(prompts[i]) == len(family[0].request.prompt_ids):
+                    for other in family[1:]:
+                        self.cache.move(slots[i], self._slot(other), start + len(prompts[i]))
+                    done += family
+                    found.append(logits[i].expand(len(family), -1))
+        for row in done:
+            del self.filled[row.number]
+        self.families = [family for family in waiting if family[0].number in self.filled]
+        return done, torch.cat(found) if found else None
+
+    @property
+    def filling(self) -> bool:
+        """Are there prompts that have been run in part?"""
+        return bool(self.families)
+
+    def _alike(self, families: Sequence[list[Row]]) -> list[tuple[int, list[list[Row]]]]:
+        """Prompts that go on at the same place can be run together."""
+        starts = [self.filled[family[0].number] for family in families]
+        return [
+            (s, [f for f, at in zip(families, starts, strict=True) if at == s]) for s in sorted(set(starts))
+        ]
+
+    def _slot(self, row: Row) -> int:
+        return next(slot for slot, other in enumerate(self.rows) if other is row)
+
+    def _size(self) -> tuple[int, int]:
+        rows, room = self.ahead
+        return (row_bucket(rows) if self.graphs else rows), room
 
     def decode(self) -> tuple[list[Row], Tensor]:
-        """Every row that runs, and the logits after its last token."""
+        """Every row whose prompt has been run, and the logits after its last token."""
         self._fresh()
         self._close_holes()
         rows = [row for row in self.rows if row]
-        ids = torch.tensor([row.ids[-1] for row in rows], device=self.device)
-        positions = torch.tensor([row.length - 1 for row in rows], device=self.device)
-        return rows, self.decoder.decode(ids, positions, self.cache, groups([row.length for row in rows]))
+        # a row whose prompt is not through takes part with any token, at the place that its prompt goes on
+        ids = torch.tensor([row.ids[-1] if row.ids else 0 for row in rows], device=self.device)
+        at = [self.filled.get(row.number, row.length - 1) for row in rows]
+        positions, lengths = torch.tensor(at, device=self.device), [place + 1 for place in at]
+        if self.graphs:
+            logits = self.graphs.decode(ids, positions, max(lengths))
+        else:
+            logits = self.decoder.decode(ids, positions, self.cache, groups(lengths))
+        if self.filled:
+            ready = [i for i, row in enumerate(rows) if row.number not in self.filled]
+            rows, logits = [rows[i] for i in ready], logits[torch.tensor(ready, device=self.device).long()]
+        return rows, logits
 
     def drop(self, rows: Sequence[Row]) -> None:
         """Forget rows that are over; conversations leave their keys and values for the next turn."""
@@ -102,6 +147,8 @@ class Lean:
                     known = (*row.request.prompt_ids, *row.ids[:-1])
                     self.prefixes.keep(known, self.cache.data[:, :, slot, :, : len(known)])
                 self.rows[slot] = None
+                self.filled.pop(row.number, None)
+        self.families = [kept for family in self.families if (kept := [r for r in family if r in self.rows])]
         if not any(self.rows):
             self.rows.clear()
 
@@ -111,8 +158,9 @@ class Lean:
         self.unproved -= 1
 
     def release(self) -> None:
-        """Give memory back while nothing runs."""
-        self.cache.release()
+        """Give memory back while nothing runs; on a GPU recorded steps are worth more than it."""
+        if not self.graphs:
+            self.cache.release()
 
     # inside
 
@@ -123,6 +171,9 @@ class Lean:
             self.version = version
             self.prefixes.clear()
             self.decoder.refresh()
+            if self.graphs and self.addresses != self.decoder.addresses():
+                self.addresses = self.decoder.addresses()
+                self.graphs.forget()
         if self.unproved <= 0:
             prove(self.model, self.decoder)
             self.unproved = PROVE_EVERY

@@ -70,7 +70,7 @@ class LocalSampler:
             return own
         device = spec.embed.weight.device
         budget = default_budget(device) if self.memory_gb is None else int(self.memory_gb * 1e9)
-        return Lean(self.model, spec, self.max_rows, budget)
+        return Lean(self.model, spec, self.max_rows, self.prefill_tokens, budget)
 
     # a server's way in
 
@@ -178,12 +178,16 @@ class LocalSampler:
             return []
         with self._reading():
             grown: list[Row] = []
+            logits: Tensor | None
             if self._running:
-                grown += self._extend(*self.runner.decode())
-            joining = self._joining()
-            if joining:
+                rows, logits = self.runner.decode()
+                grown += self._extend(rows, logits)
+            joining = [] if self.runner.filling else self._joining()
+            if joining or self.runner.filling:
                 self._running |= {row.number: row for row in joining}
-                grown += self._extend(joining, self.runner.prefill(joining))
+                done, logits = self.runner.prefill(joining)
+                if logits is not None:
+                    grown += self._extend(done, logits)
             return grown
 
     def _joining(self) -> list[Row]:

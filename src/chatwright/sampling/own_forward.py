@@ -45,7 +45,10 @@ class OwnForward:
     def release(self) -> None:
         """Nothing is kept between rows."""
 
-    def prefill(self, rows: Sequence[Row]) -> Tensor:
+    filling = False
+    """Prompts are run whole."""
+
+    def prefill(self, rows: Sequence[Row]) -> tuple[list[Row], Tensor]:
         """Admit rows and give the logits after their prompts, [rows, V]; equal prompts side by side are run
         once.
         """
@@ -59,7 +62,7 @@ class OwnForward:
             cache.batch_select_indices(index)
             logits, attention = logits[index], attention[index]
         self.cohorts.append(_Cohort(list(rows), attention, cache))
-        return logits
+        return list(rows), logits
 
     def decode(self) -> tuple[list[Row], Tensor]:
         """Every row that is not over, and the logits after its last token."""
