@@ -106,7 +106,7 @@ class Run:
         if not isinstance(model, FreshModel):
             folder = Path(self._base_model())
             return {"base": sha256_of(folder) if folder.is_dir() else hash_of(model)}
-        used = {name for stage in self.recipe.stages if stage.kind != "evaluate" for name in stage.data}
+        used = {name for stage in self.recipe.stages if stage.kind in ("train", "rl") for name in stage.data}
         texts = {name: records[name] for name in sorted(used)}
         fingerprint = hash_of(
             [model.model_dump(), {n: _hash_records(r) for n, r in texts.items()}, self.recipe.seed]
@@ -121,11 +121,20 @@ class Run:
     ) -> None:
         if self._done(stage.name, prints[stage.name]):
             self.console.print(f"[dim]{stage.name}: done before, kept[/dim]")
+            self._stop_at_refusal(stage)
             return
         job = self.job(stage.name, records, stop)
         settings = stage.model_dump(mode="json", by_alias=True)
         inputs = sorted(inputs_of(stage))
         self._record(stage.name, prints[stage.name], settings, inputs, lambda: STAGES[stage.kind](stage, job))
+        self._stop_at_refusal(stage)
+
+    def _stop_at_refusal(self, stage: Stage) -> None:
+        """A strict gate that refused its model ends the run with an error, each time it is run."""
+        if stage.kind == "gate" and stage.strict:
+            refused = read_json(self.directory / stage.name / "manifest.json")["result"]["refused"]
+            if refused:
+                raise ChatwrightError(f"{stage.name}: {stage.model} was refused: {'; '.join(refused)}")
 
     def _record(
         self, name: str, fingerprint: str, settings: Mapping[str, Any], inputs: Sequence[str], work: Any
@@ -204,6 +213,8 @@ def inputs_of(stage: Stage) -> set[str]:
     """The models a stage reads: names of stages, folders or hub names."""
     if stage.kind == "evaluate":
         return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
+    if stage.kind == "gate":
+        return {stage.model, stage.live, *(part.rule or name for name, part in stage.reward.items())}
     names = {stage.from_ or "base", stage.reference or stage.from_ or "base"}
     if stage.kind == "rl":
         names |= {part.rule or name for name, part in stage.reward.items()}
