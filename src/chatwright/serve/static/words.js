@@ -263,5 +263,10 @@ export const words = {
   event_running: ["running again", "恢复进行"],
   event_promoted: ["promoted", "推广"],
   event_stopped: ["stopped", "停止"],
+  event_out: ["taken out", "移出"],
+  event_model: ["model replaced", "更换模型"],
   event_rolled_back: ["rolled back", "回滚"],
+  promoteArm: ["Give all users “{arm}”", "全部用户使用“{arm}”"],
+  rollBack: ["Back to “{control}”", "回滚到“{control}”"],
+  decideWarning: ["This changes what every user gets, within seconds. It can be undone.", "此操作会在几秒内影响所有用户，可以撤回。"],
 };
