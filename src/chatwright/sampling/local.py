@@ -58,6 +58,9 @@ class LocalSampler:
     def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the module is the trained one."""
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     def stream(self, messages: Sequence[Message], config: SamplingConfig, seed: int) -> Iterator[str]:
         """One answer, in pieces of whole characters as they come."""
         row = self._row(tuple(self.template.prompt_ids(tuple(messages))), derive(seed, 0, 0), config)
