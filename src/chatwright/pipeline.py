@@ -175,7 +175,7 @@ class Run:
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
         settings = stage.model_dump(mode="json", exclude={"save_every"})
-        if stage.kind != "train":  # engines draw other answers from the same seed, whatever url or memory they have
+        if stage.kind != "train":  # another sampler draws other answers from the same seed
             settings["sampler"] = self.recipe.sampler.kind
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
+from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Message, Prompt
 from chatwright.models.readout import token_logprobs
 from chatwright.rl.config import RLConfig
 from chatwright.rl.experience import collate
 from chatwright.rl.policy_gradient import aligned
-from chatwright.sampling.base import SamplingConfig
+from chatwright.sampling.base import Request, SamplingConfig
 from chatwright.sampling.local import LocalSampler
 from tiny import tiny_lm, tiny_template
 
@@ -129,3 +130,29 @@ def test_repetition_penalty_and_training_mode():
     assert s.model.training
     variety = [sum(len(set(r.response_ids)) for r in rows) for rows in (plain, penalised)]
     assert variety[1] > variety[0]
+
+
+def test_steps_say_what_generating_says_and_requests_come_and_go():
+    s, template = sampler(max_rows=3), tiny_template()
+    config = SamplingConfig(max_tokens=15)
+    wanted = s.generate(PROMPTS, 1, config, 9)
+    numbers = [
+        s.submit(Request(tuple(template.prompt_ids(p.messages)), config, derive(9, i, 0)))
+        for i, p in enumerate(PROMPTS)
+    ]
+    gone = s.submit(Request((1, 2, 3), config, 1))
+    too_long = s.submit(Request((5,) * 200, config, 1))
+    s.cancel(gone)
+    events = []
+    while s.waiting or s.running:
+        events += s.step()
+        assert s.running <= 3
+    assert s.step() == [] and {e.request for e in events} == {*numbers, too_long}
+    for number, rollout in zip(numbers, wanted, strict=True):
+        mine = [e for e in events if e.request == number]
+        assert tuple(t.id for e in mine for t in e.tokens) == rollout.response_ids
+        assert "".join(e.text for e in mine) == rollout.text
+        assert [e.end for e in mine if e.end] == ["stop" if rollout.finished else "length"]
+    assert [(e.end, "the model takes 128" in e.error) for e in events if e.request == too_long] == [
+        ("error", True)
+    ]

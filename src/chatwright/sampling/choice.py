@@ -20,7 +20,7 @@ class SamplerConfig(Config):
     url: str | None = Field(
         None, description="A vLLM server that works for this run alone; without it vLLM runs in process."
     )
-    memory: float = Field(0.4, gt=0, lt=1, description="Share of the GPU's memory that vLLM in process takes.")
+    memory: float = Field(0.4, gt=0, lt=1, description="Share of the GPU that vLLM in process takes.")
     cache_gib: float = Field(1.0, gt=0, description="Cache of vLLM in process on a CPU, in GiB.")
     max_length: int | None = Field(
         None, ge=16, description="Longest prompt with its answer that vLLM in process prepares for."
@@ -44,8 +44,8 @@ def chosen(config: SamplerConfig, device: torch.device) -> tuple[Literal["local"
     if config.kind == "vllm":
         if not installed:
             raise ChatwrightError(
-                "sampler: vllm, but vLLM is not installed here. On a GPU: pip install 'chatwright[vllm]'; on a "
-                "CPU: docs/vllm.md. Or give the url of a server, or write sampler: local"
+                "sampler: vllm, but vLLM is not installed here. On a GPU: pip install 'chatwright[vllm]'; on "
+                "a CPU: docs/vllm.md. Or give the url of a server, or write sampler: local"
             )
         return "vllm", "in process, as the recipe says"
     if device.type != "cuda":

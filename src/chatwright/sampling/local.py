@@ -1,59 +1,122 @@
-"""Sampling with the module that is trained: there is nothing to publish, and nothing can disagree.
+"""Continuous batching in this process: rows join the batch as others leave it.
 
-Prompts go in order of length; the n answers of a prompt share its prefill; a row that ends leaves the
-batch. A row draws one uniform number a token, from a generator of its own that is named by (seed, prompt,
-answer), so an answer does not depend on what else is in the batch.
+`step` is the whole engine: admit waiting requests as far as there is room, run their prompts, then extend
+every running answer by a token. `generate` and `stream` are loops around it. A row draws one uniform number
+a token, from a generator of its own that its request's seed names, so an answer does not depend on what else
+is in the batch.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Message, Prompt, Rollout
 from chatwright.data.template import Template
-from chatwright.sampling.base import SamplingConfig
-
-
-@dataclass
-class _Row:
-    """One answer in the making."""
-
-    prompt_ids: tuple[int, ...]
-    uniforms: Any  # float64 [max_tokens]
-    limit: int
-    ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finished: bool = False
-
-    @property
-    def over(self) -> bool:
-        return self.finished or len(self.ids) >= self.limit
+from chatwright.sampling.base import Event, Request, SamplingConfig
+from chatwright.sampling.draw import draw
+from chatwright.sampling.own_forward import OwnForward
+from chatwright.sampling.row import Row
 
 
 class LocalSampler:
-    """Batched generation with a KV cache over any Hugging Face causal language model."""
+    """Generation over any Hugging Face causal language model: a StepSampler, and `stream` for a terminal."""
 
-    def __init__(self, model: Any, template: Template, max_rows: int = 128) -> None:
-        self.model, self.template, self.max_rows = model, template, max_rows
+    def __init__(
+        self, model: Any, template: Template, max_rows: int = 128, prefill_tokens: int = 2048
+    ) -> None:
+        self.model, self.template, self.prefill_tokens = model, template, prefill_tokens
+        self.runner = OwnForward(model, template.pad_id, max_rows)
+        self._queue: deque[Row] = deque()
+        self._running: dict[int, Row] = {}
+        self._refused: list[Event] = []
+        self._next = 0
+
+    # a server's way in
+
+    def submit(self, request: Request) -> int:
+        """See StepSampler.submit."""
+        self._next += 1
+        try:
+            self._queue.append(self._row(self._next, request))
+        except ChatwrightError as error:
+            self._refused.append(Event(self._next, end="error", error=str(error)))
+        return self._next
+
+    def step(self) -> list[Event]:
+        """See StepSampler.step."""
+        refused, self._refused = self._refused, []
+        return refused + [row.event() for row in self._advance()]
+
+    def cancel(self, number: int) -> None:
+        """See StepSampler.cancel."""
+        self._queue = deque(row for row in self._queue if row.number != number)
+        self._refused = [event for event in self._refused if event.request != number]
+        row = self._running.pop(number, None)
+        if row:
+            self.runner.drop([row])
+
+    @property
+    def waiting(self) -> int:
+        """See StepSampler.waiting."""
+        return len(self._queue) + len(self._refused)
+
+    @property
+    def running(self) -> int:
+        """See StepSampler.running."""
+        return len(self._running)
+
+    # whole answers
 
     def generate(self, prompts: Sequence[Prompt], n: int, config: SamplingConfig, seed: int) -> list[Rollout]:
-        """See Sampler.generate."""
+        """See Sampler.generate; raises ChatwrightError that names the prompts that do not fit, before any
+        answer is drawn.
+        """
         ids = [tuple(self.template.prompt_ids(prompt.messages)) for prompt in prompts]
-        rows = [[self._row(p, derive(seed, i, j), config) for j in range(n)] for i, p in enumerate(ids)]
-        order = sorted(range(len(prompts)), key=lambda i: len(ids[i]))
-        width = max(1, self.max_rows // n)
-        for start in range(0, len(order), width):
-            for _ in self._decode([rows[i] for i in order[start : start + width]], config):
-                pass
-        return [self._rollout(prompt, row, i, config) for i, prompt in enumerate(prompts) for row in rows[i]]
+        rows = []
+        for i, prompt_ids in enumerate(ids):
+            for j in range(n):
+                self._next += 1
+                rows.append(self._row(self._next, Request(prompt_ids, config, derive(seed, i, j))))
+        self._queue.extend(sorted(rows, key=lambda row: len(row.request.prompt_ids)))
+        while self._queue or self._running:
+            self._advance()
+        return [
+            Rollout(
+                prompt=prompts[k // n],
+                prompt_ids=row.request.prompt_ids,
+                response_ids=tuple(row.ids),
+                logprobs=tuple(token.logprob for token in row.tokens),
+                text=row.text(),
+                finished=row.end == "stop",
+                group=k // n,
+            )
+            for k, row in enumerate(rows)
+        ]
+
+    def stream(self, messages: Sequence[Message], config: SamplingConfig, seed: int) -> Iterator[str]:
+        """One answer, in pieces of whole characters as they come."""
+        request = Request(tuple(self.template.prompt_ids(tuple(messages))), config, derive(seed, 0, 0))
+        number = self.submit(request)
+        try:
+            while True:
+                for event in self.step():
+                    if event.request != number:
+                        continue
+                    if event.text:
+                        yield event.text
+                    if event.end == "error":
+                        raise ChatwrightError(event.error)
+                    if event.end:
+                        return
+        finally:
+            self.cancel(number)
 
     def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the module is the trained one."""
@@ -61,156 +124,64 @@ class LocalSampler:
     def close(self) -> None:
         """Nothing to give back."""
 
-    def stream(self, messages: Sequence[Message], config: SamplingConfig, seed: int) -> Iterator[str]:
-        """One answer, in pieces of whole characters as they come."""
-        row = self._row(tuple(self.template.prompt_ids(tuple(messages))), derive(seed, 0, 0), config)
-        said = ""
-        for _ in self._decode([[row]], config):
-            text = self._text(row, config)
-            safe = text if row.over else text[: len(text) - _unsure(text, config.stop)]
-            if len(safe) > len(said):
-                yield safe[len(said) :]
-                said = safe
+    # the engine
 
-    def _row(self, prompt_ids: tuple[int, ...], seed: int, config: SamplingConfig) -> _Row:
+    def _advance(self) -> list[Row]:
+        """One step; the rows that got a token."""
+        if not (self._queue or self._running):
+            return []
+        with self._reading():
+            grown: list[Row] = []
+            if self._running:
+                grown += self._extend(*self.runner.decode())
+            joining = self._joining()
+            if joining:
+                self._running |= {row.number: row for row in joining}
+                grown += self._extend(joining, self.runner.prefill(joining))
+            return grown
+
+    def _joining(self) -> list[Row]:
+        """Waiting rows for which there is room, their prompts within the token budget (one always goes)."""
+        rows = list(self._queue)[: self.runner.fits(self._queue)]
+        taken: list[Row] = []
+        tokens = 0
+        for row in rows:
+            fresh = not taken or row.request.prompt_ids != taken[-1].request.prompt_ids
+            tokens += len(row.request.prompt_ids) * fresh
+            if taken and tokens > self.prefill_tokens:
+                break
+            taken.append(self._queue.popleft())
+        return taken
+
+    def _extend(self, rows: list[Row], logits: Tensor) -> list[Row]:
+        for row, token in zip(rows, draw(logits, rows), strict=True):
+            row.add(token)
+        over = [row for row in rows if row.end]
+        if over:
+            self.runner.drop(over)
+            for row in over:
+                del self._running[row.number]
+        return rows
+
+    def _row(self, number: int, request: Request) -> Row:
+        """The request as a row; raises ChatwrightError when its prompt cannot be answered."""
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
-        if len(prompt_ids) >= room:
-            raise ChatwrightError(
-                f"a prompt has {len(prompt_ids)} tokens and the model takes {room} with its answer"
-            )
-        uniforms = np.random.Generator(np.random.Philox(key=seed)).random(config.max_tokens)
-        return _Row(prompt_ids, uniforms, min(config.max_tokens, room - len(prompt_ids)))
+        length = len(request.prompt_ids)
+        if not length:
+            raise ChatwrightError("a prompt is empty; it needs at least one token to answer")
+        if length >= room:
+            raise ChatwrightError(f"a prompt has {length} tokens and the model takes {room} with its answer")
+        stops = self.template.stop_ids | set(request.config.stop_ids)
+        limit = min(request.config.max_tokens, room - length)
+        return Row(number, request, limit, stops, self.template)
 
-    def _decode(self, groups: list[list[_Row]], config: SamplingConfig) -> Iterator[None]:
-        """Extend every row to its end, yielding after each token; rows of a group have one prompt."""
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """The module in evaluation mode and without gradients, as long as a step takes."""
         was_training = self.model.training
         self.model.eval()
         try:
             with torch.inference_mode():
-                yield from self._steps(groups, config)
+                yield
         finally:
             self.model.train(was_training)
-
-    def _steps(self, groups: list[list[_Row]], config: SamplingConfig) -> Iterator[None]:
-        device, n = self.model.device, len(groups[0])
-        live = [row for group in groups for row in group]
-        ids, attention = _left_padded([group[0].prompt_ids for group in groups], self.template.pad_id, device)
-        cache = DynamicCache(config=self.model.config)
-        logits = self._forward(ids, attention, cache)
-        if n > 1:
-            cache.batch_repeat_interleave(n)
-            logits, attention = logits.repeat_interleave(n, 0), attention.repeat_interleave(n, 0)
-        while True:
-            tokens = self._draw(logits, live, config)
-            yield
-            alive = [i for i, row in enumerate(live) if not row.over]
-            if not alive:
-                return
-            if len(alive) <= 0.75 * len(live):
-                index = torch.tensor(alive, device=device)
-                cache.batch_select_indices(index)
-                tokens, attention, live = tokens[index], attention[index], [live[i] for i in alive]
-            attention = torch.cat([attention, attention.new_ones(len(live), 1)], 1)
-            logits = self._forward(tokens[:, None], attention, cache)
-
-    def _forward(self, ids: Tensor, attention: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits after the last column, float32 [rows, V]."""
-        positions = (attention.cumsum(1) - 1).clamp(min=0)[:, -ids.size(1) :]
-        out = self.model(
-            input_ids=ids,
-            attention_mask=attention,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return out.logits[:, -1].float()
-
-    def _draw(self, logits: Tensor, rows: list[_Row], config: SamplingConfig) -> Tensor:
-        """Choose a token for each row and write it down in those that are not over."""
-        tempered = logits / (config.temperature or 1.0)
-        shaped = self._shape(tempered, rows, config)
-        if config.temperature == 0:
-            tokens = shaped.argmax(-1)
-        else:
-            cumulative = shaped.softmax(-1).cumsum(-1)
-            drawn = [row.uniforms[min(len(row.ids), len(row.uniforms) - 1)] for row in rows]
-            u = (
-                torch.tensor(drawn, dtype=cumulative.dtype, device=logits.device)[:, None]
-                * cumulative[:, -1:]
-            )
-            tokens = torch.searchsorted(cumulative, u, right=True).squeeze(1).clamp(max=logits.size(-1) - 1)
-        logprobs = tempered.gather(1, tokens[:, None]).squeeze(1) - tempered.logsumexp(-1)
-        for row, token, logprob in zip(rows, tokens.tolist(), logprobs.tolist(), strict=True):
-            if row.over:
-                continue
-            row.ids.append(token)
-            row.logprobs.append(logprob)
-            row.finished = token in self.template.stop_ids or bool(
-                config.stop and _cut(self._raw(row), config.stop) is not None
-            )
-        return tokens
-
-    def _shape(self, logits: Tensor, rows: list[_Row], config: SamplingConfig) -> Tensor:
-        """Logits after the settings that move or forbid tokens."""
-        if config.repetition_penalty != 1.0:
-            logits = logits.clone()
-            for i, row in enumerate(rows):
-                said = torch.tensor(sorted({*row.prompt_ids, *row.ids}), device=logits.device)
-                value = logits[i, said]
-                penalty = config.repetition_penalty
-                logits[i, said] = torch.where(value > 0, value / penalty, value * penalty)
-        if config.min_tokens:
-            early = torch.tensor([len(row.ids) < config.min_tokens for row in rows], device=logits.device)
-            stops = torch.zeros(logits.size(-1), dtype=torch.bool, device=logits.device)
-            stops[list(self.template.stop_ids)] = True
-            logits = logits.masked_fill(early[:, None] & stops, -torch.inf)
-        if config.top_k and config.top_k < logits.size(-1):
-            least = logits.topk(config.top_k, -1).values[:, -1:]
-            logits = logits.masked_fill(logits < least, -torch.inf)
-        if config.top_p < 1:
-            ordered, index = logits.sort(-1, descending=True)
-            before = ordered.softmax(-1).cumsum(-1) - ordered.softmax(-1)
-            kept = ordered.masked_fill(before >= config.top_p, -torch.inf)
-            logits = torch.full_like(logits, -torch.inf).scatter(1, index, kept)
-        return logits
-
-    def _raw(self, row: _Row) -> str:
-        ended = row.ids and row.ids[-1] in self.template.stop_ids
-        return self.template.decode(row.ids[:-1] if ended else row.ids)
-
-    def _text(self, row: _Row, config: SamplingConfig) -> str:
-        text = self._raw(row)
-        cut = _cut(text, config.stop)
-        return text if cut is None else text[:cut]
-
-    def _rollout(self, prompt: Prompt, row: _Row, group: int, config: SamplingConfig) -> Rollout:
-        return Rollout(
-            prompt=prompt,
-            prompt_ids=row.prompt_ids,
-            response_ids=tuple(row.ids),
-            logprobs=tuple(row.logprobs),
-            text=self._text(row, config),
-            finished=row.finished,
-            group=group,
-        )
-
-
-def _left_padded(rows: Sequence[Sequence[int]], pad_id: int, device: Any) -> tuple[Tensor, Tensor]:
-    width = max(len(row) for row in rows)
-    ids = torch.tensor([[pad_id] * (width - len(row)) + list(row) for row in rows], device=device)
-    attention = torch.tensor([[0] * (width - len(row)) + [1] * len(row) for row in rows], device=device)
-    return ids, attention
-
-
-def _cut(text: str, stops: Sequence[str]) -> int | None:
-    """Where the first stop text begins."""
-    found = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return min(found) if found else None
-
-
-def _unsure(text: str, stops: Sequence[str]) -> int:
-    """How many last characters may still change: half a character, or the beginning of a stop text."""
-    if text.endswith("\N{REPLACEMENT CHARACTER}"):
-        return len(text) - len(text.rstrip("\N{REPLACEMENT CHARACTER}"))
-    return max((k for stop in stops for k in range(1, len(stop)) if text.endswith(stop[:k])), default=0)

@@ -14,13 +14,13 @@ from chatwright.core import dist
 from chatwright.core.types import ChatwrightError
 from chatwright.sampling.base import Request, Token
 from chatwright.sampling.choice import SamplerConfig
-from chatwright.sampling.vllm import Piece
+from chatwright.sampling.vllm import Piece, ended
 
 WORKER = "chatwright.sampling.vllm_worker.Publisher"
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the worker is here, and weights need not travel
     "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # the trainer uses these cores too
 }
 
@@ -34,7 +34,8 @@ class InProcess:
                 "sampler: vLLM in process takes no part in training on several processes; start a server and "
                 "give its url"
             )
-        os.environ.update(ENVIRONMENT)
+        for name, value in ENVIRONMENT.items():
+            os.environ.setdefault(name, value)
         import vllm
 
         self._vllm = vllm
@@ -52,6 +53,7 @@ class InProcess:
                 worker_extension_cls=WORKER,
                 generation_config="vllm",
                 trust_remote_code=False,
+                use_tqdm_on_load=False,
             )
         torch.set_num_threads = set_threads  # on a CPU vLLM puts a function there that does nothing
         torch.set_num_threads(threads)
@@ -78,8 +80,7 @@ class InProcess:
             tokens = tuple(
                 _token(id, places) for id, places in zip(found.token_ids, found.logprobs or (), strict=True)
             )
-            end = None if not output.finished else "length" if found.finish_reason == "length" else "stop"
-            pieces.append(Piece(int(output.request_id), tokens, end))
+            pieces.append(Piece(int(output.request_id), tokens, ended(found.finish_reason)))
         return pieces
 
     def abort(self, number: int) -> None:
@@ -97,7 +98,9 @@ class InProcess:
     def held(self) -> list[dict[str, int]]:
         """See Backend.held."""
         if not self._llm.reset_prefix_cache():
-            raise ChatwrightError("vLLM keeps a prefix of earlier weights: weights were published while it drew")
+            raise ChatwrightError(
+                "weights were published while vLLM drew: it still holds prefixes of the old ones"
+            )
         return self._llm.collective_rpc("chatwright_held")
 
     def close(self) -> None:

@@ -1,8 +1,7 @@
 """A vLLM server by URL, through its OpenAI-compatible completions and its developer endpoints.
 
-It is started with `VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --worker-extension-cls
-chatwright.sampling.vllm_worker.Publisher` where Chatwright is installed beside vLLM (docs/vllm.md), and works
-for one run at a time: a run sets its weights and its temperature.
+It is started as docs/vllm.md says, where Chatwright is installed beside vLLM, and works for one run at a
+time: a run sets its weights and its temperature.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from torch import Tensor
 
 from chatwright.core.types import ChatwrightError
 from chatwright.sampling.base import Request, Token
-from chatwright.sampling.vllm import Piece
+from chatwright.sampling.vllm import Piece, ended
 
 START = (
-    "start it with: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL "
+    "start it with: VLLM_SERVER_DEV_MODE=1 python -m vllm.entrypoints.openai.api_server --model MODEL "
     "--worker-extension-cls chatwright.sampling.vllm_worker.Publisher"
 )
 CONNECTIONS = 256
@@ -37,7 +36,12 @@ class Server:
     """See Backend."""
 
     def __init__(self, url: str, dtype: torch.dtype, tied: bool, timeout: float = 600.0) -> None:
-        self.url, self.dtype, self.tied, self.timeout = url.rstrip("/").removesuffix("/v1"), dtype, tied, timeout
+        self.url, self.dtype, self.tied, self.timeout = (
+            url.rstrip("/").removesuffix("/v1"),
+            dtype,
+            tied,
+            timeout,
+        )
         about = self._call("/v1/models")["data"][0]
         self.name, self.room = about["id"], int(about["max_model_len"])
         self._news: queue.Queue[Piece] = queue.Queue()
@@ -134,8 +138,7 @@ def _piece(number: int, choice: Mapping[str, Any]) -> Piece:
     tokens = tuple(
         Token(id, logprob, _top(top)) for id, logprob, top in zip(places, logprobs, tops, strict=True)
     )
-    reason = choice["finish_reason"]
-    return Piece(number, tokens, None if reason is None else "length" if reason == "length" else "stop")
+    return Piece(number, tokens, ended(choice["finish_reason"]))
 
 
 def _top(places: Mapping[str, float] | None) -> tuple[tuple[int, float], ...]:

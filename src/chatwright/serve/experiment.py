@@ -12,9 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from chatwright.core.types import Config
 
 Metric = Literal[
-    "thumbs", "pairwise", "regenerate_rate", "error_rate", "conversation_length", "latency_p50", "latency_p95"
-]
-"""What the board measures per arm; `board.py` says how."""
+    "thumbs", "pairwise", "regenerate_rate", "error_rate", "conversation_length", "latency_p50",
+    "latency_p95", "first_token_p95",
+]  # fmt: skip
+"""What is measured; `measures.py` says how."""
 
 
 class Guardrail(Config):
@@ -51,7 +52,9 @@ class ExperimentConfig(Config):
         0.05, gt=0, lt=0.5, description="Chance of a wrong verdict, however often one looks."
     )
     worth: float = Field(
-        0.0, ge=0, description="The smallest gain worth a promotion; arms shown to stay below it are stopped."
+        0.0,
+        description="The smallest gain worth a promotion: an arm shown to stay below it is stopped. Below 0 "
+        "for an arm that may be a little worse as it is cheaper: it is promoted once shown to lose less.",
     )
     window: float = Field(
         24.0, gt=0, description="Hours from a user's first request after which what they did is counted."
@@ -69,6 +72,13 @@ class ExperimentConfig(Config):
     def _shares(cls, arms: dict[str, float]) -> dict[str, float]:
         check_shares(arms)
         return arms
+
+    @field_validator("guardrails")
+    @classmethod
+    def _limits_fit(cls, guardrails: dict[Metric, Guardrail]) -> dict[Metric, Guardrail]:
+        if "pairwise" in guardrails and guardrails["pairwise"].worse_by is None:
+            raise ValueError("guardrails: pairwise wins are limited by worse_by")
+        return guardrails
 
     @model_validator(mode="after")
     def _control_is_an_arm(self) -> ExperimentConfig:

@@ -1,0 +1,141 @@
+"""From what people did to one number a person: the people are the units of every test.
+
+A person belongs to the arm they met first, counted from their first request on for a fixed time, and enters
+when that time is over. So every person's number is final when it is used, people come in the order of their
+arrival, and those of one arm are independent draws: what the tests in `sequential.py` ask for. What somebody
+did later, or in another arm after the shares changed, is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Literal, NamedTuple
+
+from chatwright.serve.experiment import Metric
+
+LONGEST = 20.0
+"""Turns of a conversation beyond which they are not counted: a bounded number can be tested exactly."""
+
+
+class Request(NamedTuple):
+    """One exchange of a test."""
+
+    id: str
+    person: str
+    arm: str
+    created: float
+    status: str
+    conversation: str | None = None
+    regenerates: str | None = None
+    ended: float | None = None
+    seconds: float | None = None
+    first_token: float | None = None
+
+
+class Thumb(NamedTuple):
+    """The rating that counts on one answer: 1 or −1."""
+
+    exchange: str
+    created: float
+    thumb: int
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody in the test, with what they did in their arm."""
+
+    name: str
+    arm: str
+    arrived: float
+    requests: list[Request] = field(default_factory=list)
+    thumbs: list[Thumb] = field(default_factory=list)
+
+
+class Measure(NamedTuple):
+    """How a metric is made of what a person did, and which direction is good."""
+
+    of: Callable[[Sequence[Request], Sequence[Thumb]], Sequence[float]]
+    """A person's number in [0, 1] as a list of one, or all their values for a quantile; empty where there is
+    nothing to measure.
+    """
+    better: Literal[1, -1]
+    top: float = 1.0
+    """What 1 stands for."""
+    quantile: float | None = None
+
+
+def people(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> tuple[list[Person], int]:
+    """(everybody in the order of arrival, how many of them were later seen in another arm)."""
+    found: dict[str, Person] = {}
+    crossed = set()
+    owner: dict[str, Person] = {}
+    for request in sorted(requests, key=lambda r: (r.created, r.id)):
+        person = found.setdefault(request.person, Person(request.person, request.arm, request.created))
+        if request.arm != person.arm:
+            crossed.add(person.name)
+            continue
+        person.requests.append(request)
+        owner[request.id] = person
+    for thumb in thumbs:
+        if thumb.exchange in owner:
+            owner[thumb.exchange].thumbs.append(thumb)
+    return list(found.values()), len(crossed)
+
+
+def values(person: Person, metric: Metric, seconds: float) -> Sequence[float]:
+    """What a person says of a metric in their first `seconds`."""
+    end = person.arrived + seconds
+    requests = [_as_of(end, r) for r in person.requests if r.created <= end]
+    return MEASURES[metric].of(requests, [t for t in person.thumbs if t.created <= end])
+
+
+def _as_of(time: float, request: Request) -> Request:
+    """The request as it stood then: what had not ended is still running."""
+    if request.ended is not None and request.ended <= time:
+        return request
+    return request._replace(status="running", seconds=None, first_token=None)
+
+
+def _thumbs(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> Sequence[float]:
+    return [fmean(float(t.thumb > 0) for t in thumbs)] if thumbs else []
+
+
+def _regenerated(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> Sequence[float]:
+    replaced = {r.regenerates for r in requests}
+    return [fmean(float(r.id in replaced) for r in requests)] if requests else []
+
+
+def _failed(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> Sequence[float]:
+    ended = [float(r.status == "failed") for r in requests if r.status in ("done", "failed")]
+    return [fmean(ended)] if ended else []
+
+
+def _turns(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> Sequence[float]:
+    turns: dict[str, int] = {}
+    for request in requests:
+        if request.regenerates is None:
+            name = request.conversation or request.id
+            turns[name] = turns.get(name, 0) + 1
+    return [fmean(min(n, LONGEST) / LONGEST for n in turns.values())] if turns else []
+
+
+def _seconds(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> Sequence[float]:
+    return [r.seconds for r in requests if r.status == "done" and r.seconds is not None]
+
+
+def _first_token(requests: Sequence[Request], thumbs: Sequence[Thumb]) -> Sequence[float]:
+    return [r.first_token for r in requests if r.first_token is not None]
+
+
+MEASURES: Mapping[Metric, Measure] = {
+    "thumbs": Measure(_thumbs, 1),
+    "regenerate_rate": Measure(_regenerated, -1),
+    "error_rate": Measure(_failed, -1),
+    "conversation_length": Measure(_turns, 1, top=LONGEST),
+    "latency_p50": Measure(_seconds, -1, quantile=0.5),
+    "latency_p95": Measure(_seconds, -1, quantile=0.95),
+    "first_token_p95": Measure(_first_token, -1, quantile=0.95),
+}
+"""All metrics but the pairwise wins, which belong to two arms at once (`pairwise.py`)."""
