@@ -5,7 +5,7 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from chatwright.core.batch import Batch, lay_out
-from chatwright.models import readout
+from chatwright.models import readout, vocabulary
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import save_model
 from chatwright.models.lora import LoraConfig, adapter_off, add_lora, merged
@@ -53,7 +53,7 @@ def test_padding_changes_nothing(family):
 
 
 def test_gradients_are_those_of_a_plain_log_softmax(monkeypatch):
-    monkeypatch.setattr(readout, "CHUNK_ELEMENTS", 400 * 4)  # four tokens a chunk
+    monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", 400 * 4)  # four tokens a chunk
     batch = batch_of()
     found, wanted = [], []
     for grads, read in ((found, readout.token_logprobs), (wanted, plain_logprobs)):
@@ -65,7 +65,7 @@ def test_gradients_are_those_of_a_plain_log_softmax(monkeypatch):
 
 
 def test_no_tensor_of_all_tokens_by_vocabulary_is_ever_kept_or_made(monkeypatch):
-    monkeypatch.setattr(readout, "CHUNK_ELEMENTS", 400 * 4)
+    monkeypatch.setattr(vocabulary, "CHUNK_ELEMENTS", 400 * 4)
     model, batch = tiny_lm(), batch_of(lengths=(40, 40, 40))
     made = []
     project = model.get_output_embeddings()
@@ -73,10 +73,10 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_ever_kept_or_made(monkeypatch)
     kept = []
     with saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):
         readout.token_logprobs(model, batch).sum().backward()
-    vocabulary = project.weight.shape[0]
-    assert max(made) <= 4 * vocabulary and len(made) > 20
+    entries = project.weight.shape[0]
+    assert max(made) <= 4 * entries and len(made) > 20
     tokens = int(batch.mask.sum())
-    assert not [shape for shape in kept if len(shape) > 1 and shape[-1] == vocabulary and shape[-2] >= tokens]
+    assert not [shape for shape in kept if len(shape) > 1 and shape[-1] == entries and shape[-2] >= tokens]
 
 
 def test_entropy_is_that_of_the_tempered_distribution():
@@ -101,7 +101,7 @@ def test_a_new_scalar_head_is_zero_and_reads_the_last_real_token(family, tmp_pat
         [float(scores[i, n - 1]) for i, n in enumerate(batch.lengths.tolist())], rel=1e-5
     )
     values = readout.token_values(scorer, batch)
-    torch.testing.assert_close(values[:, 1:], scores[:, :-1])
+    torch.testing.assert_close(values[:, 1:], scores[:, :-1] * batch.mask[:, 1:], rtol=1e-5, atol=1e-5)
     assert values[:, 0].abs().max() == 0
     own = scorer(batch.ids, attention_mask=batch.attention.long()).logits.squeeze(-1)
     torch.testing.assert_close(readout.final_score(scorer, batch), own, rtol=1e-4, atol=1e-4)

@@ -62,23 +62,29 @@ class Batch:
         cut = {k: v[:, :width] for k, v in self.tensors().items() if v.dim() == 2 and v.size(1) == full}
         return replace(self, **cut)
 
-    def micro_batches(self: B, tokens: int) -> list[tuple[Tensor, B]]:
-        """Parts of at most `tokens` tokens (padding counted, at least one item each), items of like length
-        together.
+    def micro_batches(
+        self: B, tokens: int, packed: bool = False, part_cost: int = 64
+    ) -> list[tuple[Tensor, B]]:
+        """Parts of at most `tokens` tokens, at least one item each, as (row numbers, part) pairs.
 
-        Returns (row numbers, part) pairs. The sum rule makes the split invisible in the result.
+        Padding counts, items of like length go together, and a further part is worth `part_cost` tokens of
+        padding saved. `packed` is for models that run rows without padding: there, items that begin alike go
+        together, and a beginning that rows of a part share counts once. The sum rule makes the split
+        invisible in the result.
         """
         k = self.rows_per_item
-        longest = self.lengths.view(-1, k).amax(1)
-        order = torch.argsort(longest, stable=True)
-        parts: list[list[int]] = [[]]
-        for item in order.tolist():
-            if parts[-1] and (len(parts[-1]) + 1) * k * int(longest[item]) > tokens:
-                parts.append([])
-            parts[-1].append(item)
-        index = [torch.tensor(p) for p in parts if p]
-        rows = [(i[:, None] * k + torch.arange(k)).flatten() for i in index]
+        if packed:
+            parts = _end_to_end(self.token_lists(), k, tokens)
+        else:
+            longest = self.lengths.view(-1, k).amax(1)
+            order = torch.argsort(longest, stable=True)
+            parts = _least_padding(order.tolist(), longest[order].tolist(), k, tokens, part_cost)
+        rows = [(torch.tensor(p)[:, None] * k + torch.arange(k)).flatten() for p in parts]
         return [(r, self.rows(r).trimmed()) for r in rows]
+
+    def token_lists(self) -> list[list[int]]:
+        """The rows without their padding."""
+        return [row[:n] for row, n in zip(self.ids.tolist(), self.lengths.tolist(), strict=True)]
 
     def shuffled(self: B, items: int, epochs: int, generator: torch.Generator | None = None) -> Iterator[B]:
         """Minibatches of `items` items, every item once an epoch, in a new order each epoch."""
@@ -153,3 +159,48 @@ def lay_out(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]
     lengths = torch.tensor([len(r) for r in rows])
     ids = pad(rows, pad_id, torch.long)
     return ids, torch.arange(ids.size(1))[None] < lengths[:, None]
+
+
+def shared_beginning(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens two rows have in common before they differ."""
+    n = min(len(one), len(other))
+    return next((i for i in range(n) if one[i] != other[i]), n)
+
+
+def _end_to_end(rows: Sequence[list[int]], k: int, tokens: int) -> list[list[int]]:
+    """Items of `k` rows in the order of their tokens, cut where a part would have more than `tokens`."""
+    parts: list[list[int]] = []
+    total, leader = 0, [-1]
+    for item in sorted(range(len(rows) // k), key=lambda i: rows[i * k]):
+        size = 0
+        for row in rows[item * k : (item + 1) * k]:
+            shared = shared_beginning(row, leader)
+            size += len(row) - shared
+            leader = leader if shared else row
+        if parts and total + size <= tokens:
+            parts[-1].append(item)
+            total += size
+        else:
+            parts.append([item])
+            total, leader = sum(map(len, rows[item * k : (item + 1) * k])), rows[item * k]
+    return parts
+
+
+def _least_padding(
+    order: Sequence[int], lengths: Sequence[int], k: int, tokens: int, part_cost: int
+) -> list[list[int]]:
+    """Cuts of items sorted by length that make Σ (rows · width + part_cost) least: the best cut before every
+    item follows from the best ones before it.
+    """
+    best, cut = [0.0], [0]
+    for end in range(1, len(order) + 1):
+        width = lengths[end - 1] * k
+        fewest = max(0, end - max(1, tokens // max(width, 1)))
+        cost, start = min((best[s] + (end - s) * width + part_cost, -s) for s in range(fewest, end))
+        best.append(cost)
+        cut.append(-start)
+    parts, end = [], len(order)
+    while end:
+        parts.append(list(order[cut[end] : end]))
+        end = cut[end]
+    return parts[::-1]

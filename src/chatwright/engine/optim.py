@@ -30,7 +30,11 @@ class OptimConfig(Config):
         0.0, ge=0, description="Decoupled decay of matrices; vectors are never decayed."
     )
     clip: float = Field(1.0, ge=0, description="Largest global gradient norm; 0 for none.")
-    micro_tokens: int = Field(16384, ge=1, description="Tokens that go through the model at once.")
+    micro_tokens: int | None = Field(
+        None,
+        ge=1,
+        description="Tokens that go through the model at once; by default 2048 on a CPU, 16384 on a GPU.",
+    )
     gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn as nn
@@ -20,6 +20,16 @@ from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
 from chatwright.models.lora import plain_weights
+from chatwright.models.readout import plain
+from chatwright.models.trunk import lean
+
+Bt = TypeVar("Bt", bound=Batch)
+
+CPU_TOKENS, GPU_TOKENS = 2048, 16384
+"""Tokens of a micro-batch where nothing else is asked for: what stays in a processor's cache; what fills a
+GPU."""
+CPU_PART, GPU_PART = 64, 1024
+"""What a further micro-batch costs, in tokens: another pass over the gradients; or over the kernels."""
 
 
 def pick_device(name: str) -> torch.device:
@@ -31,19 +41,32 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
+def tokens_at_once(asked: int | None, device: torch.device) -> int:
+    """Tokens of a micro-batch, as asked for or as suits the device."""
+    return asked or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
+
+
 class Frozen:
     """A module that only reads: a reference, or a reward model."""
 
-    def __init__(self, module: nn.Module, device: str = "auto", micro_tokens: int = 16384) -> None:
+    def __init__(self, module: nn.Module, device: str = "auto", micro_tokens: int | None = None) -> None:
         self.device, self.micro_tokens = pick_device(device), micro_tokens
         self.module = module.to(self.device).requires_grad_(False)
+
+    def parts(self, batch: Bt) -> list[tuple[Tensor, Bt]]:
+        """The micro-batches of a step: packed where the family allows it, else with as little padding as
+        pays.
+        """
+        tokens = tokens_at_once(self.micro_tokens, self.device)
+        cost = CPU_PART if self.device.type == "cpu" else GPU_PART
+        return batch.micro_batches(tokens, lean(plain(self.module)), cost)
 
     def infer(self, batch: Batch, read: Read) -> Tensor:
         """See Engine.infer."""
         self.module.eval()
         rows, found = [], []
         with torch.no_grad():
-            for index, part in batch.micro_batches(self.micro_tokens):
+            for index, part in self.parts(batch):
                 rows.append(index)
                 found.append(_widened(read(self.module, part.to(self.device)).cpu(), part, batch))
         return torch.cat(found)[torch.argsort(torch.cat(rows))]
@@ -95,7 +118,7 @@ class TorchEngine(Frozen):
         """Add one term's gradient, micro-batch by micro-batch; its metrics are read from the device once."""
         denominator = float(dist.sum_(term.batch.denominator).clamp(min=1e-8))
         scale, names, total = term.weight / denominator, [""], None
-        for _, part in term.batch.micro_batches(self.micro_tokens):
+        for _, part in self.parts(term.batch):
             value, sums = term.loss(self.module, part.to(self.device))
             (value * scale).backward()  # type: ignore[no-untyped-call]
             names = ["loss", *sums]

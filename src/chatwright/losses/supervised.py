@@ -7,11 +7,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def negative_log_likelihood(logprobs: Tensor) -> Tensor:
-    """−log p per token."""
-    return -logprobs
-
-
 def bradley_terry(chosen: Tensor, rejected: Tensor, margin: Tensor | float = 0.0) -> Tensor:
     """−log σ(r⁺ − r⁻ − margin) per pair (Ouyang et al. 2022, eq. 1; the margin is Llama 2's)."""
     return -F.logsigmoid(chosen - rejected - margin)

@@ -1,9 +1,9 @@
 """From a model's hidden states to per-token columns: the only place that shifts by one.
 
 Column t of what comes out speaks about token t, so what the model said after token t - 1 moves to column t.
-The vocabulary is met in chunks of tokens, and only at tokens that are trained: neither the forward nor the
-backward pass holds logits for a whole micro-batch. Rows are padded on the right, so causal attention alone
-keeps real tokens from seeing padding and no attention mask is needed.
+The vocabulary is met at trained tokens only (models/vocabulary.py). Rows are packed where the family allows
+it (models/trunk.py); else they are padded on the right, so causal attention alone keeps real tokens from
+seeing padding and no attention mask is needed.
 """
 
 from __future__ import annotations
@@ -13,12 +13,10 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn as nn
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from chatwright.core.batch import Batch
-
-CHUNK_ELEMENTS = 1 << 22
-"""Logits that exist at once, at most: 16 MiB in float32."""
+from chatwright.models.trunk import lay_end_to_end, lean, run
+from chatwright.models.vocabulary import VocabularyHead, read_out, weighted_sum
 
 
 class TokenStats(NamedTuple):
@@ -42,65 +40,50 @@ def hidden_states(model: nn.Module, batch: Batch) -> Tensor:
     return backbone(input_ids=batch.ids, use_cache=False).last_hidden_state
 
 
+def states_at(model: nn.Module, batch: Batch, row: Tensor, column: Tensor) -> Tensor:
+    """The last hidden states at some places of a batch, [N, H]: packed where the family allows it."""
+    whole = plain(model)
+    if lean(whole):
+        layout = lay_end_to_end(batch)
+        return run(whole, layout, layout.place[row, column])
+    return hidden_states(model, batch)[row, column]
+
+
 def token_logprobs(model: nn.Module, batch: Batch, temperature: float = 1.0) -> Tensor:
     """log p(token t | the tokens before it) at `temperature`, [B, T] float32; 0 where `batch.mask` is off."""
-    return token_stats(model, batch, temperature).logprobs
+    return _stats(model, batch, temperature, False).logprobs
 
 
 def token_stats(model: nn.Module, batch: Batch, temperature: float = 1.0) -> TokenStats:
     """Log-probabilities, and entropies without gradient, of the trained tokens."""
-    if temperature <= 0:
-        raise ValueError("log-probabilities need a temperature above 0")
+    return _stats(model, batch, temperature, True)
+
+
+def _stats(model: nn.Module, batch: Batch, temperature: float, entropy: bool) -> TokenStats:
     head = VocabularyHead(plain(model), temperature)
-    row, column = batch.mask.nonzero(as_tuple=True)
-    row, column = row[column > 0], column[column > 0]
-    states = hidden_states(model, batch)[row, column - 1]
-    targets = batch.ids[row, column]
-    size = max(1, CHUNK_ELEMENTS // head.vocabulary)
-    parts = [
-        _chunk(head, s, t) for s, t in zip(torch.split(states, size), torch.split(targets, size), strict=True)
-    ]
+    row, column = trained_places(batch)
+    states = states_at(model, batch, row, column - 1)
     empty = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
-    if not parts:
+    if not len(row):
         return TokenStats(empty + 0 * states.sum(), empty)
-    logprobs, entropy = (torch.cat(column) for column in zip(*parts, strict=True))
-    return TokenStats(empty.index_put((row, column), logprobs), empty.index_put((row, column), entropy))
+    found = read_out(head, states, batch.ids[row, column], entropy)
+    return TokenStats(*(empty.index_put((row, column), values) for values in found))
 
 
-class VocabularyHead:
-    """Hidden states to float32 logits as the model itself would make them, divided by the temperature."""
-
-    def __init__(self, model: Any, temperature: float) -> None:
-        config = model.config.get_text_config()
-        self.project = model.get_output_embeddings()
-        self.vocabulary = int(self.project.weight.shape[0])
-        self.cap = getattr(config, "final_logit_softcapping", None)
-        self.scale = getattr(config, "logit_scale", None) or 1 / (
-            getattr(config, "logits_scaling", None) or 1
-        )
-        self.temperature = temperature
-
-    def __call__(self, states: Tensor) -> Tensor:
-        """[N, H] to [N, V]."""
-        logits = self.project(states).float() * self.scale
-        if self.cap:
-            logits = self.cap * torch.tanh(logits / self.cap)
-        return logits / self.temperature
+def summed_logprobs(model: nn.Module, batch: Batch) -> Tensor:
+    """Σ weights · log p over the batch's trained tokens, a scalar whose gradient is made on the way."""
+    head = VocabularyHead(plain(model), 1.0)
+    row, column = trained_places(batch)
+    states = states_at(model, batch, row, column - 1)
+    if not len(row):
+        return 0 * states.sum().float()
+    return weighted_sum(head, states, batch.ids[row, column], batch.weights[row, column])
 
 
-def _chunk(head: VocabularyHead, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """(log-probabilities, entropies) of a chunk; its logits are made again in the backward pass, not kept."""
-    if torch.is_grad_enabled():
-        return checkpoint(_read, head, states, targets, use_reentrant=False, preserve_rng_state=False)
-    return _read(head, states, targets)
-
-
-def _read(head: VocabularyHead, states: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    logits = head(states)
-    normaliser = logits.logsumexp(-1)
-    with torch.no_grad():
-        entropy = normaliser - (logits * (logits - normaliser[:, None]).exp()).sum(-1)
-    return logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser, entropy
+def trained_places(batch: Batch) -> tuple[Tensor, Tensor]:
+    """(rows, columns) of the trained tokens; nothing stands before the first column that could predict it."""
+    row, column = batch.mask.nonzero(as_tuple=True)
+    return row[column > 0], column[column > 0]
 
 
 def token_scores(model: nn.Module, batch: Batch) -> Tensor:
@@ -109,14 +92,16 @@ def token_scores(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def token_values(model: nn.Module, batch: Batch) -> Tensor:
-    """A critic's value of the state in which token t is chosen, before it is seen, [B, T] float32; column 0
-    is 0.
+    """A critic's value of the state in which a trained token t is chosen, before it is seen, [B, T] float32;
+    0 elsewhere.
     """
-    return nn.functional.pad(token_scores(model, batch)[:, :-1], (1, 0))
+    row, column = trained_places(batch)
+    values = plain(model).score(states_at(model, batch, row, column - 1)).squeeze(-1).float()
+    empty = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
+    return empty.index_put((row, column), values)
 
 
 def final_score(model: nn.Module, batch: Batch) -> Tensor:
     """A reward model's score of each row, read at its last real token, [B] float32."""
-    states = hidden_states(model, batch)
-    last = states[torch.arange(len(states), device=states.device), batch.lengths - 1]
+    last = states_at(model, batch, torch.arange(len(batch.ids), device=batch.ids.device), batch.lengths - 1)
     return plain(model).score(last).squeeze(-1).float()

@@ -24,6 +24,10 @@ from chatwright.serve.sequential import (
 )
 
 
+LAG = 60.0
+"""Seconds after a change of shares until every server surely knows of it; who comes meanwhile is left out."""
+
+
 class Segment(NamedTuple):
     """A time, from `start` on, in which the shares stood still."""
 
@@ -74,7 +78,9 @@ class Evidence:
 
     def __init__(self, facts: Facts, control: str, now: float) -> None:
         self.facts, self.control, self.now = facts, control, now
-        self.people, self.crossed = people(facts.requests, facts.thumbs)
+        everybody, self.crossed = people(facts.requests, facts.thumbs)
+        changes = [segment.start for segment in facts.segments[1:]]
+        self.people = [p for p in everybody if not any(0 <= p.arrived - t < LAG for t in changes)]
 
     def arrived(self) -> list[dict[str, int]]:
         """{arm: users who came} for each segment."""

@@ -15,7 +15,8 @@ from rich.table import Table
 
 from chatwright.core.interrupt import StopFlag
 from chatwright.core.types import Record
-from chatwright.models.readout import CHUNK_ELEMENTS
+from chatwright.engine.torch_engine import pick_device, tokens_at_once
+from chatwright.models.vocabulary import CHUNK_ELEMENTS
 from chatwright.recipe.schema import EvaluateStage, FreshModel, Recipe, RLStage, TrainStage
 from chatwright.rl.methods import METHODS, resolve
 from chatwright.stages import build
@@ -74,7 +75,7 @@ def row_of(stage: TrainStage | RLStage | EvaluateStage, job: Job) -> tuple[str, 
     steps = stage.steps or max(1, math.ceil(stage.epochs * len(rows.rows) / stage.batch))
     seen = tokens * steps * stage.batch / len(rows.rows)
     copies = 2 if objective.needs_reference and not stage.lora else 1
-    memory = estimate(policy.model, trained, whole * copies, stage.optim.micro_tokens)
+    memory = estimate(policy.model, trained, whole * copies, at_once(stage, job))
     return (
         stage.objective,
         f"{len(rows.rows):,}",
@@ -92,9 +93,14 @@ def _practice(stage: RLStage, job: Job, whole: int, trained: int) -> tuple[str, 
     critic = METHODS[stage.method].critic
     models = 2 + 2 * critic  # policy and reference, critic and reward model
     policy = build.policy(job, "base", stage.lora)
-    memory = estimate(policy.model, trained * (2 if critic else 1), whole * models, stage.optim.micro_tokens)
+    memory = estimate(policy.model, trained * (2 if critic else 1), whole * models, at_once(stage, job))
     most = f"up to {answers * stage.sampling.max_tokens:,}"
     return stage.method, f"{len(prompts):,}", f"{stage.steps:,}", most, _count(trained), _size(memory)
+
+
+def at_once(stage: TrainStage | RLStage, job: Job) -> int:
+    """Tokens of a micro-batch."""
+    return tokens_at_once(stage.optim.micro_tokens, pick_device(job.engine.device))
 
 
 def estimate(model: Any, trained: int, held: int, micro_tokens: int) -> float:

@@ -21,7 +21,7 @@ from chatwright.core.types import Config, Demo, Pair, Rated, Record, Text
 from chatwright.data import batches
 from chatwright.engine.base import Engine, Loss
 from chatwright.losses import preference, supervised
-from chatwright.models.readout import final_score, plain, token_logprobs, token_scores
+from chatwright.models.readout import final_score, plain, summed_logprobs, token_logprobs, token_scores
 
 Reference = Callable[[Batch], Tensor]
 Sums = tuple[Tensor, dict[str, Tensor]]
@@ -131,8 +131,7 @@ def sft_loss(config: NoSettings) -> Loss:
     """Negative log-likelihood of the trained tokens."""
 
     def loss(model: nn.Module, batch: Batch) -> Sums:
-        logprobs = token_logprobs(model, batch)
-        return (supervised.negative_log_likelihood(logprobs) * batch.weights).sum(), {}
+        return -summed_logprobs(model, batch), {}
 
     return loss
 

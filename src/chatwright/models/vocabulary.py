@@ -1,0 +1,189 @@
+"""From hidden states to log-probabilities without ever holding logits of all tokens.
+
+States meet the vocabulary in chunks of tokens. Two readings: per token (`read_out`), whose backward pass
+makes each chunk's logits again, and a weighted sum (`weighted_sum`), whose gradient is known up to a factor
+while the chunk is there, so that nothing is made twice. Both write their gradients by hand for a plain
+linear head; any other (softcapped, adapted, biased) goes through autograd chunk by chunk, with equal results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+CHUNK_ELEMENTS = 1 << 22
+"""Logits that exist at once, at most: 16 MiB in float32."""
+
+
+class VocabularyHead:
+    """Hidden states to float32 logits as the model itself would make them, divided by the temperature."""
+
+    def __init__(self, model: Any, temperature: float) -> None:
+        if temperature <= 0:
+            raise ValueError("log-probabilities need a temperature above 0")
+        config = model.config.get_text_config()
+        self.project = model.get_output_embeddings()
+        self.vocabulary = int(self.project.weight.shape[0])
+        self.cap = getattr(config, "final_logit_softcapping", None)
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        self.scale, self.temperature = float(scale), temperature
+
+    @property
+    def plain(self) -> bool:
+        """Are the logits a matrix times the states, and a factor?"""
+        project = self.project
+        whole = not hasattr(project.weight, "ds_id")
+        return type(project) is nn.Linear and project.bias is None and not self.cap and whole
+
+    @property
+    def factor(self) -> float:
+        """What a plain head's products are multiplied by."""
+        return self.scale / self.temperature
+
+    @property
+    def rows(self) -> int:
+        """Tokens in a chunk."""
+        return max(1, CHUNK_ELEMENTS // self.vocabulary)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """[N, H] to [N, V]."""
+        logits = self.project(states).float()
+        if self.cap:
+            return self.cap * torch.tanh(logits * self.scale / self.cap) / self.temperature
+        return logits if self.factor == 1 else logits * self.factor
+
+
+def read_out(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    """(log p of the targets [N], entropies of their distributions [N] without gradient, 0 if not wanted)."""
+    if head.plain:
+        given = (states, head.project.weight, targets, head, entropy)
+        found: tuple[Tensor, Tensor] = _Tokens.apply(*given)  # type: ignore[no-untyped-call]
+        return found
+    parts = [
+        checkpoint(_read, head, s, t, entropy, use_reentrant=False, preserve_rng_state=False)
+        if torch.is_grad_enabled()
+        else _read(head, s, t, entropy)
+        for s, t in zip(torch.split(states, head.rows), torch.split(targets, head.rows), strict=True)
+    ]
+    logprobs, entropies = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(entropies)
+
+
+def weighted_sum(head: VocabularyHead, states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+    """Σ weights · log p of the targets, a scalar."""
+    if head.plain:
+        given = (states, head.project.weight, targets, weights, head, torch.is_grad_enabled())
+        total: Tensor = _Sum.apply(*given)  # type: ignore[no-untyped-call]
+        return total
+    return (read_out(head, states, targets, False)[0] * weights).sum()
+
+
+def _read(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
+    logits = head(states)
+    normaliser = logits.logsumexp(-1)
+    logprobs = logits.gather(-1, targets[:, None]).squeeze(-1) - normaliser
+    with torch.no_grad():
+        found = _entropy(logits.detach(), normaliser) if entropy else torch.zeros_like(normaliser)
+    return logprobs, found
+
+
+def _entropy(logits: Tensor, normaliser: Tensor) -> Tensor:
+    """Of the distributions that rows of logits [N, V] stand for; `normaliser` is their logsumexp."""
+    chances = (logits - normaliser[:, None]).exp_()
+    return normaliser - torch.linalg.vecdot(chances, logits)
+
+
+class _Tokens(torch.autograd.Function):
+    """Log-probabilities per token; the backward pass makes each chunk's distribution again."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, head: VocabularyHead, entropy: bool
+    ) -> tuple[Tensor, Tensor]:
+        logprobs, entropies = (torch.zeros(len(states), device=states.device) for _ in range(2))
+        normaliser = torch.empty_like(logprobs)
+        for start in range(0, len(states), head.rows):
+            part = slice(start, start + head.rows)
+            logits = head(states[part])
+            normaliser[part] = logits.logsumexp(-1)
+            logprobs[part] = logits.gather(-1, targets[part, None]).squeeze(-1) - normaliser[part]
+            if entropy:
+                entropies[part] = _entropy(logits, normaliser[part])
+        ctx.save_for_backward(states, weight, targets, normaliser)
+        ctx.head = head
+        ctx.mark_non_differentiable(entropies)
+        return logprobs, entropies
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        states, weight, targets, normaliser = ctx.saved_tensors
+        gradients = _Gradients(states, weight, ctx.needs_input_grad[1], ctx.head.factor)
+        for start in range(0, len(states), ctx.head.rows):
+            part = slice(start, start + ctx.head.rows)
+            logits = ctx.head(states[part])
+            gradients.add(part, logits, normaliser[part], targets[part], grad[part])
+        return gradients.states, gradients.weight(), None, None, None
+
+
+class _Sum(torch.autograd.Function):
+    """Σ weights · log p: its gradient is made in the forward pass, up to the factor that comes from above."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        states: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        weights: Tensor,
+        head: VocabularyHead,
+        graded: bool,
+    ) -> Tensor:
+        gradients = _Gradients(states, weight, ctx.needs_input_grad[1], head.factor) if graded else None
+        total = torch.zeros((), device=states.device)
+        for start in range(0, len(states), head.rows):
+            part = slice(start, start + head.rows)
+            logits = head(states[part])
+            normaliser = logits.logsumexp(-1)
+            logprobs = logits.gather(-1, targets[part, None]).squeeze(-1) - normaliser
+            total += torch.dot(weights[part], logprobs)
+            if gradients:
+                gradients.add(part, logits, normaliser, targets[part], weights[part])
+        if gradients:
+            ctx.for_states, ctx.for_weight = gradients.states, gradients.weight()
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None, None]:
+        factor = grad.to(ctx.for_states.dtype)
+        for_weight = None if ctx.for_weight is None else ctx.for_weight * factor
+        return ctx.for_states * factor, for_weight, None, None, None, None
+
+
+class _Gradients:
+    """Gradients of Σ grad · log p with respect to states and weight, gathered chunk by chunk."""
+
+    def __init__(self, states: Tensor, weight: Tensor, trained: bool, factor: float) -> None:
+        self.inputs, self.matrix, self.factor = states, weight, factor
+        self.states = torch.empty_like(states)
+        self.sums = torch.zeros_like(weight, dtype=torch.float32) if trained else None
+
+    def add(self, part: slice, logits: Tensor, normaliser: Tensor, targets: Tensor, grad: Tensor) -> None:
+        """A chunk; its logits [n, V] are overwritten by their gradient, grad · (one-hot − p)."""
+        logits.sub_(normaliser[:, None]).exp_().mul_(-grad[:, None] * self.factor)
+        logits.scatter_add_(1, targets[:, None], grad[:, None] * self.factor)
+        narrow = logits.to(self.matrix.dtype)
+        torch.mm(narrow, self.matrix, out=self.states[part])
+        if self.sums is not None:
+            states = self.inputs[part]
+            if narrow.dtype == torch.float32:
+                self.sums.addmm_(narrow.t(), states)
+            else:
+                self.sums += narrow.t() @ states
+
+    def weight(self) -> Tensor | None:
+        """The weight's gradient."""
+        return None if self.sums is None else self.sums.to(self.matrix.dtype)

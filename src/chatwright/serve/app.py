@@ -1,0 +1,106 @@
+"""The server as an ASGI app: routes, what surrounds them, and what begins and ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import Depends, FastAPI, Request, Response
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+from chatwright import __version__
+from chatwright.serve.auth import SCOPES, Gate, bearer, needs
+from chatwright.serve.config import ServeConfig
+from chatwright.serve.errors import ApiError, add_handlers
+from chatwright.serve.exchange import Book, Service
+from chatwright.serve.fleet import Fleet
+from chatwright.serve.middleware import Shield
+from chatwright.serve.openai_api import openai_api, service
+from chatwright.serve.pages import pages
+from chatwright.serve.telemetry import Telemetry
+
+logger = logging.getLogger("chatwright.serve")
+LOCAL = ("localhost", "127.0.0.1", "[::1]")
+
+
+def create_app(config: ServeConfig, fleet: Fleet, book: Book) -> FastAPI:
+    """The app. Models are loaded when it starts; requests before that are told to wait."""
+    telemetry = Telemetry(lambda: fleet.backends, lambda: 0, config.trace)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await fleet.start()
+        try:
+            yield
+        finally:
+            app.state.service.draining = True
+            await fleet.close()
+
+    app = FastAPI(
+        title="Chatwright", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
+        dependencies=[Depends(bearer)],
+    )  # fmt: skip
+    app.state.service = Service(config, fleet, telemetry, book)
+    app.state.gate = Gate(config)
+    add_handlers(app)
+    app.include_router(openai_api())
+    app.include_router(pages())
+    _add_health(app, config, telemetry)
+    _add_me(app)
+    _surround(app, config)
+    return app
+
+
+def _surround(app: FastAPI, config: ServeConfig) -> None:
+    """The layers around the routes, the innermost first."""
+    if config.cors:
+        app.add_middleware(
+            CORSMiddleware, allow_origins=config.cors, allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type", "Idempotency-Key"], max_age=600,
+        )  # fmt: skip
+    # Without keys a web page elsewhere could reach this machine under a name of its own (DNS rebinding).
+    hosts = [*config.hosts, *LOCAL] if config.hosts or not config.needs_key else ["*"]
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
+    app.add_middleware(Shield, limits=config.limits)
+
+
+def _add_health(app: FastAPI, config: ServeConfig, telemetry: Telemetry) -> None:
+    @app.get("/healthz", tags=["health"])
+    async def alive() -> dict[str, str]:
+        """Is the process alive?"""
+        return {"status": "ok"}
+
+    @app.get("/readyz", tags=["health"])
+    async def ready(request: Request) -> dict[str, str]:
+        """May requests be sent here? 503 while models load and while the server stops."""
+        own = service(request)
+        if own.draining or not own.fleet.ready:
+            raise ApiError(503, "stopping" if own.draining else "a model is not ready", wait=1)
+        return {"status": "ready"}
+
+    if config.metrics == "off":
+        return
+    guard = [Depends(needs("admin"))] if config.metrics == "admin" else []
+
+    @app.get("/metrics", tags=["health"], dependencies=guard, response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(telemetry.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_me(app: FastAPI) -> None:
+    @app.get("/me")
+    async def me(request: Request) -> dict[str, Any]:
+        """What a page needs to know: models, what can be done here, whether a key is needed."""
+        gate: Gate = request.app.state.gate
+        header = request.headers.get("authorization")
+        if gate.config.needs_key and header is None:
+            return {"needs_key": True, "models": [], "scopes": [], "features": []}
+        caller = gate.caller(header)
+        features = [*(["duel"] if "chat" in caller.scopes else []), *sorted(caller.scopes)]
+        models = list(service(request).fleet.backends) if "chat" in caller.scopes else []
+        scopes = [scope for scope in SCOPES if scope in caller.scopes]
+        return {"needs_key": gate.config.needs_key, "models": models, "scopes": scopes, "features": features}

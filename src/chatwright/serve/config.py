@@ -1,0 +1,87 @@
+"""What may be set about a server. The store's and the experiment's settings lie beside them."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from chatwright.core.types import Config
+
+
+class LimitConfig(Config):
+    """What a request may ask for. Whatever lies above is refused with a 4xx that names the limit."""
+
+    body_bytes: int = Field(1 << 20, ge=1024, description="Largest body of a request.")
+    messages: int = Field(1000, ge=1, description="Most messages of a conversation.")
+    prompt_tokens: int | None = Field(
+        None, ge=1, description="Longest prompt, in tokens; as long as the model takes by default."
+    )
+    max_tokens: int = Field(2048, ge=1, description="Longest answer, in tokens, and the default.")
+    choices: int = Field(8, ge=1, le=128, description="Most answers of one request (`n`, prompts × n).")
+    schema_bytes: int = Field(1 << 16, ge=64, description="Largest JSON schema of `response_format`.")
+    read_seconds: float = Field(20.0, gt=0, description="For a client to send its request, head and body.")
+    connections: int = Field(2000, ge=1, description="Open connections; more are answered with 503.")
+    rate: str | None = Field(
+        "600/minute", description="Requests of one key, as 20/second, 600/minute or 10000/day; null for all."
+    )
+
+    @field_validator("rate")
+    @classmethod
+    def _rate_is_one(cls, rate: str | None) -> str | None:
+        if rate is not None:
+            from limits import parse
+
+            try:
+                parse(rate)
+            except ValueError:
+                raise ValueError(f"rate: {rate!r} is none; write it like 600/minute") from None
+        return rate
+
+
+class ServeConfig(Config):
+    """How a server behaves."""
+
+    host: str = Field("127.0.0.1", description="Address to listen at; 0.0.0.0 for all of the machine's.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    keys: Literal["auto", "on", "off"] = Field(
+        "auto", description="API keys: auto asks for them unless only this machine can reach the server."
+    )
+    hosts: tuple[str, ...] = Field(
+        (), description="Names under which the server may be called besides this machine's; all by default "
+        "where keys are on."
+    )  # fmt: skip
+    cors: tuple[str, ...] = Field((), description="Origins of other web pages that may call the server.")
+    queue: int = Field(256, ge=0, description="Answers that may wait for a place in a model's batch.")
+    batch: int = Field(64, ge=1, description="Answers that a model writes at a time.")
+    deadline: float = Field(120.0, gt=0, description="Seconds for a request, waiting included.")
+    drain: float = Field(30.0, ge=0, description="Seconds that running requests get when the server stops.")
+    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Numbers of the models' weights.")
+    threads: int | None = Field(None, ge=1, description="CPU threads of the models; torch's own choice.")
+    refresh: float = Field(
+        5.0, gt=0, description="Seconds after which a new or withdrawn key, or another standing of the "
+        "experiment, is noticed at the latest."
+    )  # fmt: skip
+    metrics: Literal["open", "admin", "off"] = Field(
+        "open", description="Who may read /metrics: anybody, keys with the scope admin, or nobody."
+    )
+    trace: bool = Field(
+        False, description="Send OpenTelemetry spans where the OTEL_EXPORTER_OTLP_… variables say."
+    )
+    limits: LimitConfig = Field(default_factory=LimitConfig)
+
+    @property
+    def on_loopback(self) -> bool:
+        """Can only this machine reach the server?"""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def needs_key(self) -> bool:
+        """Must a request bring a key?"""
+        return self.keys == "on" or (self.keys == "auto" and not self.on_loopback)

@@ -1,0 +1,81 @@
+"""Answers that must be JSON: which tokens may come next, by llguidance, and the bytes of a token."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from chatwright.core.types import ChatwrightError
+from chatwright.serve.errors import refused
+
+SPACE = r"[ \n]{0,12}"
+"""White space between JSON's parts: enough to indent, too little for a model to get lost in."""
+
+
+class Grammars:
+    """One model's grammars. `vocab` is the width of its logits, `ends` the tokens that end an answer."""
+
+    def __init__(self, tokenizer: Any, vocab: int, ends: Sequence[int]) -> None:
+        """Raises ChatwrightError for tokenizers that llguidance cannot read."""
+        import llguidance.hf
+
+        self.vocab, self.ends = vocab, sorted(ends)
+        try:
+            self._tokenizer = llguidance.hf.from_tokenizer(tokenizer, n_vocab=None, eos_token=self.ends)
+        except Exception as error:  # its own errors come as bare ValueError and Exception
+            raise ChatwrightError(f"JSON answers: this model's tokenizer cannot be used: {error}") from error
+
+    def compile(self, schema: Mapping[str, Any]) -> str:
+        """A JSON schema as a grammar; raises ApiError 400 that says what is not understood."""
+        from llguidance import LLMatcher
+
+        try:
+            grammar = LLMatcher.grammar_from_json_schema(
+                json.dumps(schema), overrides={"whitespace_pattern": SPACE}
+            )
+            problem = LLMatcher.validate_grammar(grammar, self._tokenizer)
+        except ValueError as error:
+            problem = str(error)
+        if problem:
+            raise refused(
+                f"response_format: this schema cannot be followed: {problem[:300]}", "response_format"
+            )
+        return grammar
+
+    def constraint(self, grammar: str) -> JsonConstraint:
+        """The constraint of one answer."""
+        from llguidance import LLMatcher
+
+        return JsonConstraint(LLMatcher(self._tokenizer, grammar, log_level=0), self.vocab, self.ends)
+
+    def bytes_of(self, token: int) -> tuple[int, ...]:
+        """The bytes a token stands for."""
+        return tuple(self._tokenizer.decode_bytes([token]))
+
+
+class JsonConstraint:
+    """A sampling.base.Constraint: follows one answer through the grammar."""
+
+    def __init__(self, matcher: Any, vocab: int, ends: Sequence[int]) -> None:
+        self._matcher, self._vocab, self._ends = matcher, vocab, list(ends)
+        self._consumed = 0
+
+    def allowed(self, ids: Sequence[int]) -> Tensor:
+        """bool [V]. A finished object, and one the grammar has lost its way in, can only end."""
+        fresh = list(ids[self._consumed :])
+        self._consumed = len(ids)
+        if fresh:
+            self._matcher.consume_tokens(fresh)
+        mask = np.zeros(self._vocab, dtype=bool)
+        if not self._matcher.is_error() and not self._matcher.is_stopped():
+            packed = np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8)
+            bits = np.unpackbits(packed, bitorder="little")[: self._vocab]
+            mask[: len(bits)] = bits
+        if not mask.any():
+            mask[self._ends] = True
+        return torch.from_numpy(mask)

@@ -1,0 +1,309 @@
+"""A model in this process: one thread drives the sampler, requests join and leave its batch between steps.
+
+The event loop and the thread share nothing but a queue of orders one way and `call_soon_threadsafe` the
+other, once a step for all requests together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import torch
+
+from chatwright.core.files import sha256_of
+from chatwright.core.seeds import derive
+from chatwright.data.template import Template, TemplateConfig
+from chatwright.models.load import load_causal_lm, load_tokenizer
+from chatwright.sampling.base import Event, Request, StepSampler, Token
+from chatwright.sampling.local import LocalSampler
+from chatwright.serve.backend import Answering, Logprob, Piece, Source, Work
+from chatwright.serve.config import ServeConfig
+from chatwright.serve.errors import ApiError, refused
+from chatwright.serve.grammar import Grammars
+
+logger = logging.getLogger("chatwright.serve")
+
+
+class _Submit(NamedTuple):
+    ticket: int
+    request: Request
+
+
+class _Cancel(NamedTuple):
+    ticket: int
+
+
+class _Place(NamedTuple):
+    """Whose answer a ticket stands for."""
+
+    answering: Answering
+    choice: int
+    logprobs: bool
+
+
+class Engine:
+    """The thread. `deliver` is called in the event loop with what each step brought, by ticket."""
+
+    def __init__(self, make: Callable[[], StepSampler], deliver: Callable[[list[tuple[int, Event]]], None],
+                 fail: Callable[[Sequence[int]], None]) -> None:  # fmt: skip
+        self._make, self._deliver, self._fail = make, deliver, fail
+        self._orders: SimpleQueue[_Submit | _Cancel | None] = SimpleQueue()
+        self._numbers: dict[int, int] = {}
+        self._tickets: dict[int, int] = {}
+        self.sampler = make()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="chatwright-engine", daemon=True)
+        self._thread.start()
+
+    def order(self, order: _Submit | _Cancel) -> None:
+        """From the event loop: something to do before the next step."""
+        self._orders.put(order)
+
+    async def stop(self) -> None:
+        """End the thread after its step."""
+        self._orders.put(None)
+        await asyncio.to_thread(self._thread.join)
+
+    def _run(self) -> None:
+        while self._obey():
+            try:
+                events = self.sampler.step()
+            except Exception:
+                logger.exception("the engine failed; its requests are lost, and it starts afresh")
+                self._tell(self._fail, list(self._numbers))
+                self._numbers, self._tickets = {}, {}
+                self.sampler = self._make()
+                continue
+            told = []
+            for event in events:
+                ticket = self._tickets.get(event.request)
+                if ticket is None:
+                    continue
+                told.append((ticket, event))
+                if event.end:
+                    del self._tickets[event.request], self._numbers[ticket]
+            if told:
+                self._tell(self._deliver, told)
+
+    def _obey(self) -> bool:
+        """Carry out what was ordered; waits for an order when there is nothing to compute. False to stop."""
+        idle = not self._numbers
+        while idle or not self._orders.empty():
+            order = self._orders.get()
+            if order is None:
+                return False
+            if isinstance(order, _Submit):
+                number = self.sampler.submit(order.request)
+                self._numbers[order.ticket], self._tickets[number] = number, order.ticket
+            elif order.ticket in self._numbers:
+                number = self._numbers.pop(order.ticket)
+                del self._tickets[number]
+                self.sampler.cancel(number)
+            idle = not self._numbers
+        return True
+
+    def _tell(self, whom: Callable[[Any], None], what: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(whom, what)
+        except RuntimeError:  # the loop has ended: nobody listens any more
+            logger.debug("the event loop is closed")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model's parts. Each thread has a tokenizer of its own: they are not to be shared."""
+
+    model: Any
+    speaking: Template
+    reading: Template
+    fingerprint: str
+
+    @classmethod
+    def load(cls, folder: str, config: ServeConfig) -> Loaded:
+        """From a model folder or hub name."""
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        model = load_causal_lm(folder, config.dtype).to("cuda" if torch.cuda.is_available() else "cpu")
+        speaking, reading = (
+            Template.from_tokenizer(load_tokenizer(folder), TemplateConfig()) for _ in range(2)
+        )
+        fingerprint = sha256_of(Path(folder)) if Path(folder).is_dir() else folder
+        return cls(model, speaking, reading, fingerprint)
+
+    @property
+    def vocab(self) -> int:
+        """Width of the logits."""
+        return int(self.model.config.get_text_config().vocab_size)
+
+    @property
+    def context(self) -> int:
+        """Tokens of prompt and answer together."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Made when first needed; used by the reading thread alone."""
+        return Grammars(self.reading.tokenizer, self.vocab, sorted(self.reading.stop_ids))
+
+
+class LocalBackend:
+    """A Hugging Face model folder behind a queue."""
+
+    def __init__(self, folder: str, config: ServeConfig) -> None:
+        self.folder, self.config = folder, config
+        self.fingerprint = ""
+        self._places: dict[int, _Place] = {}
+        self._next = 0
+        self._seconds = 1.0
+        self._reader = ThreadPoolExecutor(1, "chatwright-reader")
+        self._engine: Engine | None = None
+        self._closing = False
+
+    async def start(self) -> None:
+        """See Backend.start."""
+        loop = asyncio.get_running_loop()
+        self._loaded = await loop.run_in_executor(self._reader, Loaded.load, self.folder, self.config)
+        self.fingerprint = self._loaded.fingerprint
+        make = lambda: LocalSampler(self._loaded.model, self._loaded.speaking, self.config.batch)  # noqa: E731
+        self._engine = Engine(make, self._deliver, self._lost)
+
+    async def open(self, work: Work) -> Answering:
+        """See Backend.open."""
+        self._admit(work.choices)
+        loop = asyncio.get_running_loop()
+        requests = await loop.run_in_executor(self._reader, self._requests, work)
+        self._admit(work.choices)
+        assert self._engine
+        answering = Answering(work.choices, sum(len(r.prompt_ids) for r in requests[:: work.n]))
+        tickets = range(self._next, self._next + work.choices)
+        self._next += work.choices
+        answering.on_cancel = lambda: self._cancel(tickets)
+        began = time.monotonic()
+        answering.on_end = lambda: self._learn(time.monotonic() - began)
+        for choice, (ticket, request) in enumerate(zip(tickets, requests, strict=True)):
+            self._places[ticket] = _Place(answering, choice, work.logprobs)
+            self._engine.order(_Submit(ticket, request))
+        return answering
+
+    async def close(self) -> None:
+        """See Backend.close."""
+        self._closing = True
+        while self._places:
+            await asyncio.sleep(0.02)
+        if self._engine:
+            await self._engine.stop()
+            self._engine = None
+        self._reader.shutdown(wait=False)
+        self.__dict__.pop("_loaded", None)
+
+    @property
+    def ready(self) -> bool:
+        """See Backend.ready."""
+        return self._engine is not None and not self._closing
+
+    @property
+    def waiting(self) -> int:
+        """See Backend.waiting."""
+        return len(self._places) - self.running
+
+    @property
+    def running(self) -> int:
+        """See Backend.running."""
+        return min(self._engine.sampler.running, len(self._places)) if self._engine else 0
+
+    def _admit(self, choices: int) -> None:
+        """Raises ApiError 429 when the queue is full, 503 when the model is not there."""
+        if self._engine is None:
+            raise ApiError(503, "this model is not loaded", wait=5)
+        room = self.config.batch + self.config.queue - len(self._places)
+        if choices > room:
+            wait = min(60.0, self._seconds * max(1.0, len(self._places) / self.config.batch))
+            raise ApiError(429, "too many requests wait for this model; try again later",
+                           code="queue_full", wait=wait)  # fmt: skip
+
+    def _learn(self, seconds: float) -> None:
+        """How long an answer takes, for Retry-After."""
+        self._seconds += 0.1 * (seconds - self._seconds)
+
+    # ---- in the reading thread
+
+    def _requests(self, work: Work) -> list[Request]:
+        """The work as the sampler's requests, choice by choice; raises ApiError 400 for what does not fit."""
+        loaded, sampling = self._loaded, work.sampling
+        if unknown := [token for token in sampling.logit_bias if token >= loaded.vocab]:
+            raise refused(f"logit_bias: this model has no token {unknown[0]}", "logit_bias")
+        grammar = loaded.grammars.compile(work.format) if work.format is not None else None
+        if work.logprobs:
+            _ = loaded.grammars
+        found = []
+        for p, source in enumerate(work.prompts):
+            ids = self._ids(source)
+            limit = self.config.limits.prompt_tokens or loaded.context - 1
+            if not 0 < len(ids) <= min(limit, loaded.context - 1):
+                most = min(limit, loaded.context - 1)
+                raise refused(
+                    f"the prompt has {len(ids)} tokens; this model takes 1 to {most}",
+                    "messages" if not isinstance(source, str) else "prompt", "context_length_exceeded",
+                )  # fmt: skip
+            request = Request(tuple(ids), sampling, 0)
+            for i in range(work.n):
+                constraint = loaded.grammars.constraint(grammar) if grammar else None
+                seed = derive(work.seed, p * work.n + i)
+                found.append(replace(request, seed=seed, constraint=constraint))
+        return found
+
+    def _ids(self, source: Source) -> Sequence[int]:
+        template = self._loaded.reading
+        if isinstance(source, str):
+            return template.tokenizer(source)["input_ids"]
+        if source and isinstance(source[0], int):
+            if any(token >= self._loaded.vocab for token in source):
+                raise refused("prompt: there are token ids outside this model's vocabulary", "prompt")
+            return source
+        return template.prompt_ids(source)  # type: ignore[arg-type]
+
+    # ---- back in the event loop
+
+    def _deliver(self, told: list[tuple[int, Event]]) -> None:
+        for ticket, event in told:
+            place = self._places.get(ticket)
+            if place is None:
+                continue
+            if event.end:
+                del self._places[ticket]
+            if event.end == "error":
+                place.answering.fail(refused(event.error))
+                continue
+            logprobs = tuple(map(self._logprob, event.tokens)) if place.logprobs else ()
+            place.answering.put(Piece(place.choice, event.text, len(event.tokens), event.end, logprobs))
+
+    def _lost(self, tickets: Sequence[int]) -> None:
+        error = ApiError(500, "the model failed at this request; the server's log has the details")
+        for ticket in tickets:
+            if place := self._places.pop(ticket, None):
+                place.answering.fail(error)
+
+    def _cancel(self, tickets: Sequence[int]) -> None:
+        for ticket in tickets:
+            if self._places.pop(ticket, None) and self._engine:
+                self._engine.order(_Cancel(ticket))
+
+    def _logprob(self, token: Token) -> Logprob:
+        spelled = self._spelled(token.id)
+        top = [(*self._spelled(other), logprob) for other, logprob in token.top]
+        likeliest = tuple((text, logprob, raw) for text, raw, logprob in top)
+        return Logprob(spelled[0], token.logprob, spelled[1], likeliest)
+
+    def _spelled(self, token: int) -> tuple[str, tuple[int, ...]]:
+        raw = self._loaded.grammars.bytes_of(token)
+        return bytes(raw).decode("utf-8", "replace"), raw

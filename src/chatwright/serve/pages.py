@@ -1,0 +1,78 @@
+"""The chat page at `/` and the admin page at `/admin`: files as they lie in `static/`, with strict headers.
+
+Nothing is built and nothing comes from elsewhere: the policy forbids every other origin, inline code and
+styles, and (by Trusted Types) turning any text into HTML.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mimetypes
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from fastapi import APIRouter, HTTPException, Request, Response
+
+STATIC = Path(__file__).parent / "static"
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), microphone=(), geolocation=()",
+    # The browser asks each time, and mostly hears 304: a new version is seen at once.
+    "Cache-Control": "no-cache",
+}
+TYPES = {".js": "text/javascript", ".css": "text/css", ".html": "text/html", ".svg": "image/svg+xml"}
+
+
+class File(NamedTuple):
+    """A file as it goes out."""
+
+    content: bytes
+    media_type: str
+    etag: str
+
+
+def read_files() -> dict[str, File]:
+    """Everything in `static/`, by name. Only these names are ever served."""
+    files = {}
+    for path in sorted(STATIC.iterdir()):
+        content = path.read_bytes()
+        kind = TYPES.get(path.suffix) or mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        files[path.name] = File(content, kind, f'"{hashlib.sha256(content).hexdigest()[:20]}"')
+    return files
+
+
+def pages() -> APIRouter:
+    """The routes of both pages; they need no key, for they hold nothing but the page."""
+    files = read_files()
+    router = APIRouter(include_in_schema=False)
+
+    def answer(request: Request, name: str) -> Response:
+        if name not in files:
+            raise HTTPException(404, f"there is no file {name!r}")
+        file = files[name]
+        headers = {**HEADERS, "ETag": file.etag}
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(status_code=304, headers=headers)
+        return Response(file.content, media_type=file.media_type, headers=headers)
+
+    def always(name: str) -> Callable[[Request], Awaitable[Response]]:
+        async def page(request: Request) -> Response:
+            return answer(request, name)
+
+        return page
+
+    async def static(request: Request, name: str) -> Response:
+        return answer(request, name)
+
+    for path, name in {"/": "index.html", "/admin": "admin.html", "/favicon.ico": "favicon.svg"}.items():
+        router.add_api_route(path, always(name), methods=["GET", "HEAD"])
+    router.add_api_route("/static/{name}", static, methods=["GET", "HEAD"])
+    return router

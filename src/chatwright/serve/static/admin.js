@@ -1,0 +1,46 @@
+// The admin page: four views behind one address each (#experiments, #conversations, #annotate, #export).
+
+import { $, h } from "./dom.js";
+import { annotate } from "./annotate.js";
+import { board } from "./board.js";
+import { askKey, explain, forPage, showShortcuts, start, switches } from "./frame.js";
+import { label, onLanguage, t } from "./language.js";
+import { exporting } from "./export.js";
+import { talks } from "./talks.js";
+
+const VIEWS = { experiments: board, conversations: talks, annotate, export: exporting };
+const SHORTCUTS = [["Alt 1…4", "keyTab"], ["1 2 3 4", "keyVote"], ["← →", "keyWord"], ["Shift ← →", "keyExtend"], ["1…4", "keyLabel"],
+  ["Backspace", "keyClear"], ["Ctrl Enter", "keySubmit"], ["s", "keySkip"], ["u", "keyUndo"], ["?", "shortcuts"]];
+let current = { close() {}, press() { return false; } };
+
+const name = () => Object.hasOwn(VIEWS, location.hash.slice(1).split("/")[0]) ? location.hash.slice(1).split("/")[0] : "experiments";
+
+/** Shows the view of the address. A view is a function (place, fail) -> {close(), press(event)}. */
+function show() {
+  current.close();
+  for (const tab of $("tabs").children) {
+    if (tab.hash === `#${name()}`) tab.setAttribute("aria-current", "page"); else tab.removeAttribute("aria-current");
+  }
+  document.title = `${t(name())} · Chatwright`;
+  $("view").replaceChildren();
+  current = VIEWS[name()]($("view"), fail);
+}
+
+/** What to show where a view could not be loaded. */
+function fail(problem) {
+  if (problem.kind === "key") askKey(show);
+  const retry = h("button", { type: "button", onclick: () => problem.kind === "key" ? askKey(show) : show() }, t(problem.kind === "key" ? "giveKey" : "retry"));
+  $("view").replaceChildren(h("div", { class: "problem", role: "alert" }, h("span", {}, explain(problem)), retry));
+}
+
+document.addEventListener("keydown", event => {
+  const tab = event.altKey && !event.ctrlKey && !event.metaKey && /^Digit[1-4]$/.test(event.code) && $("tabs").children[event.code.slice(5) - 1];
+  if (tab) { event.preventDefault(); location.hash = tab.hash; $("view").focus(); return; }
+  if (current.press(event)) event.preventDefault();
+  else if (event.key === "?" && forPage(event)) showShortcuts(SHORTCUTS);
+});
+window.addEventListener("hashchange", show);
+start();
+switches($("tools"), SHORTCUTS, show);
+onLanguage(() => { label(document); show(); });
+show();

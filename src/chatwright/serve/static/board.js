@@ -1,0 +1,108 @@
+// The board of the experiments that run: who is ahead, how sure that is, and what follows from it.
+
+import { h } from "./dom.js";
+import { call } from "./api.js";
+import { language, moment, number, percent, t } from "./language.js";
+import { lines, whisker } from "./plot.js";
+
+const EVERY = 15_000;
+const LOWER_IS_BETTER = new Set(["regenerate_rate", "error_rate", "latency_p50", "latency_p95", "first_token_p95"]);
+const SECONDS = new Set(["latency_p50", "latency_p95", "first_token_p95"]);
+const SHADES = ["blue", "orange", "violet", "grey"];
+const PILL = { promote: "good", keep: "plain", stop: "bad" };
+
+const known = bound => bound && Number.isFinite(bound.mean);
+const plain = (metric, value) => value === null || value === undefined ? "–" : SECONDS.has(metric) ? `${number(value, 2)} s` : metric === "conversation_length" ? number(value, 2) : percent(value);
+const signed = (metric, value) => value === null || value === undefined ? "–" : `${value < 0 ? "−" : "+"}${plain(metric, Math.abs(value))}`;
+
+export function board(place, fail) {
+  let closed = false, timer = 0;
+  const cards = h("div", {});
+  const fresh = h("span", { class: "dim num" });
+  place.append(h("div", { class: "head" }, h("h1", {}, t("experiments")), h("span", { class: "grow" }), fresh), cards);
+
+  async function load(first) {
+    try {
+      const { experiments } = await call("/admin/api/experiments");
+      if (closed) return;
+      cards.replaceChildren(...experiments.map(card));
+      if (!experiments.length) cards.append(h("p", { class: "none" }, t("noExperiment")), h("p", { class: "none" }, h("code", {}, "arms: {chat: 0.9, small: 0.1}")));
+      fresh.textContent = t("asOf", { time: moment(Date.now() / 1000) });
+    } catch (error) {
+      if (closed) return;
+      if (first) return fail(error);
+      fresh.textContent = t("notFresh");
+    }
+    timer = setTimeout(() => load(false), EVERY);
+  }
+  load(true);
+  return { close() { closed = true; clearTimeout(timer); }, press: () => false };
+}
+
+function card(test) {
+  const arms = Object.keys(test.shares);
+  const shade = Object.fromEntries(arms.filter(arm => arm !== test.control).map((arm, n) => [arm, SHADES[n % SHADES.length]]));
+  return h("section", { class: "card", "data-name": test.name },
+    h("div", { class: "verdict-line" }, h("h2", {}, test.name), h("span", { class: "dim" }, `${t(`standing_${test.status}`)} · ${t("since", { time: moment(test.started) })}`)),
+    h("ul", { class: "decisions" }, test.decisions.map(decision => h("li", {},
+      h("span", { class: `pill ${PILL[decision.verdict]}` }, `${decision.arm}: ${t(`verdict_${decision.verdict}`)}`), h("span", {}, decision[language()])))),
+    tiles(test, arms), metrics(test), pictures(test, shade), events(test.events));
+}
+
+const tile = (label, value, note, tone) => h("div", { class: `tile ${tone ?? ""}` }, h("div", { class: "label" }, label), h("div", { class: "value num" }, value), h("div", { class: "note" }, note));
+
+function tiles(test, arms) {
+  const total = arms.reduce((sum, arm) => sum + (test.users[arm] ?? 0), 0);
+  const chance = (p, level) => p < level ? "bad" : "";
+  return h("div", { class: "tiles" },
+    arms.map(arm => tile(arm + (arm === test.control ? ` (${t("control")})` : ""), number(test.users[arm] ?? 0),
+      t("usersOfShare", { found: total ? percent(test.users[arm] / total) : "–", share: percent(test.shares[arm]) }))),
+    tile(t("sampleRatio"), `p = ${number(test.sample_ratio, 3)}`, t(test.sample_ratio < 0.01 ? "sampleRatioBad" : "sampleRatioGood"), chance(test.sample_ratio, 0.01)),
+    tile(t("sideBalance"), `p = ${number(test.sides, 3)}`, t(test.sides < 0.01 ? "sidesBad" : "sidesGood"), chance(test.sides, 0.01)));
+}
+
+/** Good, bad or open: from which side of zero the interval lies on, and which side is better. */
+function tone(metric, { low, high }) {
+  if (low <= 0 && high >= 0) return "open";
+  return (low > 0) !== LOWER_IS_BETTER.has(metric) ? "good" : "bad";
+}
+
+function metrics(test) {
+  const guards = Object.groupBy(test.guards, guard => `${guard.metric}/${guard.arm}`);
+  const rows = test.effects.map(effect => {
+    const { metric, arm, difference } = effect;
+    const guard = guards[`${metric}/${arm}`]?.[0];
+    const mean = name => test.means[metric]?.[name]?.mean;
+    const pair = metric === "pairwise";
+    const sure = known(difference);
+    return h("tr", { "data-metric": metric },
+      h("th", {}, t(`metric_${metric}`), metric === test.metric && h("span", { class: "dim" }, ` · ${t("decides")}`)), h("td", {}, arm),
+      h("td", { class: "n" }, pair ? "–" : plain(metric, mean(test.control))), h("td", { class: "n" }, pair && sure ? percent(0.5 + difference.mean) : plain(metric, mean(arm))),
+      h("td", { class: `n ${sure ? tone(metric, difference) : ""}` }, sure ? signed(metric, difference.mean) : "–"),
+      h("td", {}, sure && whisker({ value: difference.mean, ...difference }, reach(difference), tone(metric, difference))),
+      h("td", { class: "n" }, sure ? `${signed(metric, difference.low)} … ${signed(metric, difference.high)}` : "–"),
+      h("td", { class: "n" }, effect.posterior ? percent(effect.posterior.better, 0) : "–"),
+      h("td", {}, guard && h("span", { class: `pill ${{ holds: "good", broken: "bad", open: "plain" }[guard.state]}` }, t(`guard_${guard.state}`))));
+  });
+  const heads = [["metric"], ["arm"], ["control", "n"], ["arm", "n"], ["difference", "n"], [null], ["interval", "n"], ["posterior", "n"], ["guardrail"]];
+  return h("div", {}, h("div", { class: "scroll" }, h("table", { class: "effects" }, h("thead", {}, h("tr", {}, heads.map(([words, kind]) => h("th", { class: kind }, words && t(words))))), h("tbody", {}, rows))),
+    h("p", { class: "dim" }, t("alwaysValid"), " ", test.effects.filter(effect => effect.adjusted).map(adjusted)));
+}
+
+/** The interval's picture reaches a little past its ends; one that is all or nothing is cut at the edge. */
+const reach = ({ low, mean, high }) => Math.min(1.15 * Math.max(Math.abs(low), Math.abs(high)), 8 * Math.abs(mean) + 1e-9) || 1;
+
+const adjusted = ({ arm, adjusted: a }) => t("adjusted", { arm, win: percent(a.win.mean), low: percent(a.win.low), high: percent(a.win.high) });
+
+function pictures(test, shade) {
+  const series = Object.entries(test.curve).map(([arm, points]) => ({ name: arm, tone: shade[arm],
+    points: points.filter(point => known(point.difference)).map(({ time, difference }) => ({ x: time, y: difference.mean, low: difference.low, high: difference.high })) })).filter(s => s.points.length);
+  if (!series.length) return null;
+  const title = t("curve", { metric: t(`metric_${test.metric}`), control: test.control });
+  return h("div", { class: "pictures wide" }, lines(series, { title, x: moment, y: value => signed(test.metric, value), zero: true }));
+}
+
+function events(list) {
+  return list.length > 0 && h("details", {}, h("summary", {}, t("events")), h("ol", { class: "events" }, list.map(event =>
+    h("li", {}, h("time", { datetime: new Date(event.created * 1000).toISOString() }, moment(event.created)), t(`event_${event.kind}`), event.arm ? `: ${event.arm}` : ""))));
+}

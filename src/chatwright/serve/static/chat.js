@@ -1,0 +1,359 @@
+// The chat page: holds the open conversation, asks the server, and shows what comes.
+
+import { $, h, randomId, copyText } from "./dom.js";
+import { Problem, call, key, stream, user } from "./api.js";
+import { add, blank, children, library, messages, openDuel, path, titleFor } from "./conversation.js";
+import { DuelView } from "./duel.js";
+import { askKey, explain, forPage, report, showShortcuts, start, switches, toast } from "./frame.js";
+import { label, onLanguage, t } from "./language.js";
+import { sidebar } from "./sidebar.js";
+import { TurnView } from "./turn.js";
+
+const SHORTCUTS = [["Enter", "keySend"], ["Shift Enter", "keyNewline"], ["Esc", "keyStop"], ["/", "keyAsk"], ["n", "keyNew"],
+  ["[ ]", "keySwitch"], ["r", "keyAgain"], ["e", "keyEdit"], ["c", "keyCopy"], ["g", "keyGood"], ["b", "keyBad"], ["d", "keyDuel"],
+  ["1 2 3 4", "keyVote"], ["?", "shortcuts"]];
+
+let conversation = blank();
+let views = new Map();                                // node or duel id -> its view
+const running = new Map();                            // node id -> {abort, conversation}; goes on in the background
+const ask = $("ask"), log = $("log"), scroller = $("scroll");
+
+// ------------------------------------------------------------------ drawing
+
+const atBottom = () => scroller.scrollHeight - scroller.scrollTop - scroller.clientHeight < 60;
+let follow = true;
+scroller.addEventListener("scroll", () => { follow = atBottom(); $("latest").hidden = follow; }, { passive: true });
+const toBottom = () => { follow = true; scroller.scrollTop = scroller.scrollHeight; };
+
+/** Shows the turns of the chosen path, keeping the elements (and the focus in them) that are still wanted. */
+function draw() {
+  const wanted = [];
+  for (const node of path(conversation)) {
+    const duel = openDuel(conversation, node);
+    const id = duel ? node.duel : node.id;
+    if (!views.has(id)) views.set(id, duel ? new DuelView(duel, act) : new TurnView(node, act));
+    else views.get(id).refresh();
+    wanted.push(views.get(id).element);
+  }
+  const keep = new Set(wanted);
+  for (const element of [...log.children]) if (!keep.has(element)) element.remove();
+  wanted.forEach((element, n) => { if (log.children[n] !== element) log.insertBefore(element, log.children[n] ?? null); });
+  $("empty").hidden = wanted.length > 0;
+  document.body.classList.toggle("blank", !wanted.length);
+  $("stop").hidden = !busy();
+  $("send").hidden = busy();
+  $("send").disabled = !ask.value.trim();
+  $("title").textContent = conversation.title || t("newChat");
+  document.title = conversation.title ? `${conversation.title} · Chatwright` : "Chatwright";
+  if (follow) toBottom();
+  $("latest").hidden = atBottom();
+}
+
+const runs = () => [...running.values()].filter(run => run.conversation === conversation);
+const busy = () => runs().length > 0;
+const viewOf = node => views.get(node.id) ?? views.get(node.duel)?.view(node);
+
+let lastSave = 0;
+let full = false;
+function save(now = true) {
+  if (!Object.keys(conversation.nodes).length || (!now && Date.now() - lastSave < 1000)) return;
+  lastSave = Date.now();
+  const saved = library.save(conversation);
+  if (!saved && !full) toast(t("storageFull"));
+  full = !saved;
+  if (now) side.draw();
+}
+
+/** Reads an answer out as it is written, sentence by sentence, to those who listen. */
+function announcer() {
+  let said = 0;
+  return (text, over) => {
+    const rest = text.slice(said);
+    const end = over ? rest.length : Math.max(...[". ", "! ", "? ", "。", "！", "？", "\n"].map(sign => rest.lastIndexOf(sign))) + 1;
+    if (end <= 0) return;
+    said += end;
+    announce(rest.slice(0, end).replace(/[*_`#|]/g, " ").trim());
+  };
+}
+
+function announce(text) {
+  if (!text) return;
+  while ($("live").childElementCount > 20) $("live").firstElementChild.remove();
+  $("live").append(h("p", {}, text));
+}
+
+// ------------------------------------------------------------------ asking
+
+/** Streams one answer into a node. Whatever happens, the node ends in a state that says what. */
+async function run(node) {
+  const abort = new AbortController();
+  const mine = conversation;
+  const lost = () => abort.abort(new Problem("lost"));
+  const read = node.side === "right" ? () => {} : announcer();
+  running.set(node.id, { abort, conversation: mine });
+  Object.assign(node, { state: "streaming", content: "", problem: undefined, exchange: undefined });
+  window.addEventListener("offline", lost);
+  draw();
+  let frame = 0;
+  const paint = () => {
+    frame = 0;
+    if (mine !== conversation) return;
+    viewOf(node)?.[node.painted ? "stream" : "refresh"]();
+    node.painted = true;
+    if (follow) toBottom();
+  };
+  try {
+    for await (const chunk of stream(body(mine, node), abort.signal)) {
+      node.exchange ??= chunk.id;
+      const choice = chunk.choices?.[0];
+      node.content += choice?.delta?.content ?? "";
+      if (choice?.finish_reason === "length") node.state = "length";
+      frame ||= requestAnimationFrame(paint);
+      read(node.content, false);
+      if (mine === conversation) save(false);
+    }
+    if (node.state === "streaming") delete node.state;
+    read(node.content, true);
+  } catch (error) {
+    node.state = "stopped";
+    const problem = abort.signal.reason instanceof Problem ? abort.signal.reason : error;
+    if (problem.name !== "AbortError") {
+      const { kind, detail, wait } = problem instanceof Problem ? problem : new Problem("broken", String(error));
+      node.problem = { kind, detail, wait, until: Date.now() / 1000 + wait };
+      if (kind === "key") askKey(() => act.retry(node));
+      if (!(problem instanceof Problem)) console.error(error);
+    }
+  } finally {
+    cancelAnimationFrame(frame);
+    delete node.painted;
+    window.removeEventListener("offline", lost);
+    running.delete(node.id);
+    mine.updated = Date.now() / 1000;
+    if (mine === conversation) { save(); draw(); } else if (!mine.removed) { library.save(mine); side.draw(); }
+  }
+}
+
+function body(mine, node) {
+  const told = { conversation: mine.id, regenerates: node.regenerates, edits: node.edits, duel: node.duel, side: node.side };
+  const metadata = Object.fromEntries(Object.entries(told).filter(([, value]) => value));
+  return { model: node.model, messages: messages(mine, node.parent), user: user(), metadata };
+}
+
+function answer(parent, more = {}) {
+  const node = add(conversation, parent.id, { role: "assistant", content: "", model: $("model").value, ...more });
+  run(node);
+}
+
+/** The same question twice: the server hides which model writes which side. */
+function duel(parent, more = {}) {
+  const id = randomId();
+  const pair = ["left", "right"].map(side =>
+    add(conversation, parent.id, { role: "assistant", content: "", model: "blind", duel: id, side, state: "streaming", ...more }));
+  conversation.chosen[parent.id] = pair[0].id;
+  for (const node of pair) run(node);
+}
+
+const comparing = () => $("duel").getAttribute("aria-pressed") === "true";
+
+function send(text, parent = path(conversation).at(-1)?.id ?? "", more = {}) {
+  if (!conversation.title) conversation.title = titleFor(text);
+  const question = add(conversation, parent, { role: "user", content: text });
+  follow = true;
+  (comparing() ? duel : answer)(question, more);
+  save();
+}
+
+// ------------------------------------------------------------------ what a turn's buttons do
+
+const feedback = async (path, options) => {
+  try {
+    return { value: await call(path, options) };
+  } catch (error) {
+    report(error);
+    return null;
+  }
+};
+const done = () => { save(); draw(); return true; };
+
+const act = {
+  conversation: () => conversation,
+  busy,
+  said: announce,
+
+  show(node, button) {
+    conversation.chosen[node.parent] = node.id;
+    save();
+    draw();
+    const view = viewOf(node);
+    (view?.element.querySelector(`[data-act=${button}]:not(:disabled)`) ?? view?.element)?.focus({ preventScroll: true });
+  },
+
+  edit(node, text) {
+    const before = children(conversation, node.id).find(child => child.exchange);
+    send(text, node.parent, { edits: before?.exchange });
+    ask.focus();
+  },
+
+  regenerate(node) {
+    if (busy()) return;
+    answer(conversation.nodes[node.parent], { regenerates: node.exchange });
+  },
+
+  retry(node) {
+    if (node.problem?.kind === "key" && !key.get()) return askKey(() => act.retry(node));
+    if (!running.has(node.id)) run(node);
+  },
+
+  async rate(node, thumb) {
+    if (node.rating && !(await feedback(`/feedback/ratings/${encodeURIComponent(node.rating.id)}`, { method: "DELETE" }))) return false;
+    delete node.rating;
+    if (!thumb) return done();
+    const made = await feedback("/feedback/ratings", { method: "POST", body: { exchange: node.exchange, choice: 0, thumb } });
+    if (made) node.rating = { id: made.value.id, thumb };
+    return done() && Boolean(made);
+  },
+
+  /** A rating with its reason takes the place of the bare one. */
+  async reason(node, reason, tags) {
+    const { id, thumb } = node.rating;
+    const made = await feedback("/feedback/ratings", { method: "POST", body: { exchange: node.exchange, choice: 0, thumb, reason: reason || undefined, tags } });
+    if (!made) return false;
+    await feedback(`/feedback/ratings/${encodeURIComponent(id)}`, { method: "DELETE" });
+    node.rating = { id: made.value.id, thumb };
+    return done();
+  },
+
+  async correct(node, text) {
+    if (!(await feedback("/feedback/corrections", { method: "POST", body: { exchange: node.exchange, text } }))) return false;
+    node.corrected = text;
+    return done();
+  },
+
+  async vote(nodes, winner, reason) {
+    const { duel: id, parent } = nodes.left;
+    if (!(await feedback("/feedback/comparisons", { method: "POST", body: { duel: id, winner, reason: reason || undefined } }))) return;
+    conversation.duels[id] = winner;
+    conversation.chosen[parent] = nodes[winner === "right" ? "right" : "left"].id;
+    if (nodes[winner]) nodes[winner].preferred = true;
+    done();
+    toast(t("thanks"));
+    ask.focus();
+  },
+};
+
+// ------------------------------------------------------------------ conversations
+
+function open(id) {
+  const live = [...running.values()].find(run => run.conversation.id === id);
+  conversation = live?.conversation ?? ((id && library.load(id)) || blank());
+  views = new Map();
+  log.replaceChildren();
+  $("live").replaceChildren();
+  history.replaceState(null, "", id ? `#${id}` : location.pathname);
+  draw();
+  side.draw();
+  toBottom();
+  if (matchMedia("(pointer: fine)").matches) ask.focus();
+}
+
+const side = sidebar({
+  open,
+  current: () => conversation.id,
+  renamed(id, title) {
+    const kept = id === conversation.id ? conversation : library.load(id);
+    Object.assign(kept, { title, named: true });
+    library.save(kept);
+    draw();
+  },
+  removed(id) {
+    for (const run of running.values()) {
+      if (run.conversation.id === id) { run.conversation.removed = true; run.abort.abort(); }
+    }
+    if (id === conversation.id) open();
+  },
+});
+
+function neighbour(step) {
+  const ids = library.list().map(item => item.id);
+  const next = ids[ids.indexOf(conversation.id) + step];
+  if (next) open(next);
+}
+
+// ------------------------------------------------------------------ the composer and the keys
+
+function grow() {
+  if (CSS.supports("field-sizing", "content")) return;
+  ask.rows = Math.min(10, ask.value.split("\n").length);
+}
+
+function submit() {
+  const text = ask.value.trim();
+  if (!text || busy()) return;
+  ask.value = "";
+  grow();
+  send(text);
+}
+
+const stop = () => { for (const run of runs()) run.abort.abort(); };
+
+ask.addEventListener("input", () => { $("send").disabled = !ask.value.trim(); grow(); });
+ask.addEventListener("keydown", event => {
+  // Enter that ends a composition (pinyin, say) belongs to the input method; 229 is how Safari says so.
+  if (event.isComposing || event.keyCode === 229) return;
+  if (event.key === "Enter" && !event.shiftKey) { event.preventDefault(); submit(); }
+});
+$("composer").addEventListener("submit", event => { event.preventDefault(); submit(); });
+$("stop").addEventListener("click", () => { stop(); ask.focus(); });
+$("latest").addEventListener("click", toBottom);
+for (const id of ["new", "new-small"]) $(id).addEventListener("click", () => { side.close(); open(); ask.focus(); });
+$("duel").addEventListener("click", () => {
+  $("duel").setAttribute("aria-pressed", String(!comparing()));
+  $("model").disabled = comparing();
+});
+$("model").addEventListener("change", () => localStorage.setItem("chatwright.model", $("model").value));
+
+const lastView = role => views.get(path(conversation).filter(node => node.role === role).at(-1)?.id);
+const press = (role, name) => lastView(role)?.foot.querySelector(`[data-act=${name}]:not(:disabled)`)?.click();
+const KEYS = {
+  "/": () => ask.focus(), n: () => open(), "?": () => showShortcuts(SHORTCUTS), d: () => $("duel").click(),
+  "[": () => neighbour(-1), "]": () => neighbour(1), r: () => press("assistant", "again"), e: () => press("user", "edit"),
+  g: () => press("assistant", "up"), b: () => press("assistant", "down"),
+  async c() {
+    const node = lastView("assistant")?.node;
+    if (node) { await copyText(node.content); toast(t("copied")); }
+  },
+};
+document.addEventListener("keydown", event => {
+  if (event.key === "Escape" && busy() && !event.isComposing && !event.defaultPrevented) return stop();
+  if (!forPage(event)) return;
+  const duelView = [...views.values()].find(view => view instanceof DuelView && view.element.isConnected);
+  if (duelView?.press(event.key)) event.preventDefault();
+  else if (Object.hasOwn(KEYS, event.key)) { event.preventDefault(); KEYS[event.key](); }
+});
+
+// ------------------------------------------------------------------ beginning
+
+/** Asks the server who it is: which models, whether a key is needed, what may be done here. */
+async function greet() {
+  try {
+    const me = await call("/me");
+    if (me.needs_key && !key.get()) { askKey(greet); }
+    const names = ["auto", ...me.models.filter(name => name !== "auto")];
+    const kept = localStorage.getItem("chatwright.model");
+    $("model").replaceChildren(...names.map(name => name === "auto"
+      ? h("option", { value: "auto", "data-t": "auto" }, t("auto")) : h("option", { value: name }, name)));
+    $("model").value = names.includes(kept) ? kept : "auto";
+    $("duel").hidden = !me.features.includes("duel");
+  } catch (error) {
+    if (error.kind === "key") askKey(greet);
+    else toast(explain(error), { words: "retry", act: greet });
+  }
+}
+
+start();
+switches($("tools"), SHORTCUTS, greet);
+onLanguage(() => { views = new Map(); log.replaceChildren(); draw(); side.draw(); label(document); });
+window.addEventListener("pagehide", () => save());
+window.addEventListener("storage", event => { if (event.key === "chatwright.conversations") side.draw(); });
+open(location.hash.slice(1));
+greet();

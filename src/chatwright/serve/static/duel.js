@@ -1,0 +1,53 @@
+// Two answers side by side, blind: which is better? The server decides which model stands where.
+
+import { h } from "./dom.js";
+import { t } from "./language.js";
+import { TurnView } from "./turn.js";
+
+const CHOICES = [["left", "leftBetter"], ["right", "rightBetter"], ["tie", "bothGood"], ["bad", "bothBad"]];
+
+/** Like a TurnView, for the two nodes of one duel. act has vote(duel, winner, reason) besides. */
+export class DuelView {
+  constructor({ left, right }, act) {
+    this.act = act;
+    this.nodes = { left, right };
+    const quiet = { ...act, busy: () => true };
+    this.views = { left: new TurnView(left, quiet), right: new TurnView(right, quiet) };
+    this.votes = h("div", { class: "votes" });
+    this.element = h("section", { class: "duel", tabindex: "-1" }, ["left", "right"].map(side =>
+      h("div", { class: "side" }, h("h3", {}, t(side === "left" ? "answerLeft" : "answerRight")), this.views[side].element)), this.votes);
+    this.refresh();
+  }
+
+  get ready() {
+    return Object.values(this.nodes).every(node => node.state !== "streaming" && !node.problem);
+  }
+
+  view(node) {
+    return this.views[node.side];
+  }
+
+  refresh() {
+    this.element.setAttribute("aria-label", t("whichIsBetter"));
+    for (const view of Object.values(this.views)) {
+      view.refresh();
+      view.foot.replaceChildren();                    // an answer is judged against the other one here
+      view.element.setAttribute("aria-label", t(view.node.side === "left" ? "answerLeft" : "answerRight"));
+    }
+    const streaming = Object.values(this.nodes).some(node => node.state === "streaming");
+    if (!this.ready) { this.votes.replaceChildren(h("p", { class: "dim" }, t(streaming ? "bothWriting" : "duelBroken"))); return; }
+    if (this.votes.querySelector("button")) return;   // what is being typed as a reason stays
+    const reason = h("input", { type: "text", maxlength: "2000", placeholder: t("reasonHint"), "aria-label": t("reason") });
+    this.votes.replaceChildren(h("p", { class: "ask" }, t("whichIsBetter")),
+      h("div", { class: "chips" }, CHOICES.map(([winner, words], n) => h("button",
+        { type: "button", class: "vote", "data-winner": winner, "aria-keyshortcuts": String(n + 1), onclick: () => this.act.vote(this.nodes, winner, reason.value.trim()) },
+        h("kbd", { "aria-hidden": "true" }, String(n + 1)), t(words)))), reason);
+  }
+
+  /** Keys 1 to 4 vote. Returns whether the key was one. */
+  press(name) {
+    const vote = this.ready && this.votes.querySelector(`[aria-keyshortcuts="${CSS.escape(name)}"]`);
+    if (vote) vote.click();
+    return Boolean(vote);
+  }
+}

@@ -1,0 +1,123 @@
+// What both pages have around them: language and theme switches, the key, the list of shortcuts, short messages.
+
+import { h, icon, $ } from "./dom.js";
+import { key } from "./api.js";
+import { language, label, onLanguage, speak, t } from "./language.js";
+
+export function dressIcons(root = document) {
+  for (const element of root.querySelectorAll("[data-icon]")) element.prepend(icon(element.dataset.icon));
+}
+
+// ------------------------------------------------------------------ short messages
+
+/** Says something for a moment; `offer` ({words, act}) adds a button. */
+export function toast(text, offer) {
+  $("toast")?.remove();
+  const box = h("div", { id: "toast", role: "status" }, h("span", {}, text));
+  const gone = setTimeout(() => box.remove(), offer ? 8000 : 4000);
+  if (offer) {
+    box.append(h("button", { type: "button", onclick: () => { clearTimeout(gone); box.remove(); offer.act(); } }, t(offer.words)));
+  }
+  (document.querySelector("dialog[open]") ?? document.body).append(box);
+}
+
+/** A problem in plain words. */
+export function explain(problem) {
+  const detail = problem.detail ? ` ${problem.detail}` : "";
+  switch (problem.kind) {
+    case "key": return t(key.get() ? "problemKeyWrong" : "problemKey");
+    case "scope": return t("problemScope");
+    case "busy": return problem.wait ? t("problemBusyWait", { seconds: Math.ceil(problem.wait) }) : t("problemBusy");
+    case "deadline": return t("problemDeadline");
+    case "lost": return t("problemLost");
+    case "refused": return t("problemRefused") + detail;
+    case "broken": return t("problemBroken");
+    default: throw problem;      // a bug of this page: let it be seen
+  }
+}
+
+export const report = problem => toast(explain(problem));
+
+// ------------------------------------------------------------------ dialogs
+
+export function dialog(title, content, kind = "") {
+  const close = h("button", { type: "button", class: "icon-button", "aria-label": t("close"), title: t("close") }, icon("close"));
+  const box = h("dialog", { class: kind, "aria-label": title },
+    h("div", { class: "dialog-head" }, h("h2", {}, title), close), content);
+  close.addEventListener("click", () => box.close());
+  box.addEventListener("click", event => { if (event.target === box) box.close(); });
+  box.addEventListener("close", () => box.remove());
+  document.body.append(box);
+  box.showModal();
+  return box;
+}
+
+/** Asks for the API key. `done` is called once one was given. */
+export function askKey(done) {
+  if ($("key")) return;
+  const field = h("input", { id: "key", type: "password", autocomplete: "off", spellcheck: "false", value: key.get(), required: true });
+  const form = h("form", { class: "stack" }, h("p", {}, t("keyWhy")), h("label", { for: "key" }, t("apiKey")), field,
+    h("div", { class: "buttons" },
+      key.get() && h("button", { type: "button", onclick: () => { key.set(""); box.close(); } }, t("forgetKey")),
+      h("button", { type: "submit", class: "primary" }, t("useKey"))));
+  const box = dialog(t("apiKey"), form, "small");
+  form.addEventListener("submit", event => {
+    event.preventDefault();
+    key.set(field.value.trim());
+    box.close();
+    done?.();
+  });
+  field.focus();
+}
+
+const SINGLE = "chatwright.single-keys";
+export const singleKeys = () => localStorage.getItem(SINGLE) !== "off";
+
+/** rows: [[keys, words]], keys separated by spaces. */
+export function showShortcuts(rows) {
+  const toggle = h("input", { type: "checkbox", id: "single", checked: singleKeys() });
+  toggle.addEventListener("change", () => localStorage.setItem(SINGLE, toggle.checked ? "on" : "off"));
+  dialog(t("shortcuts"), h("div", {},
+    h("dl", { class: "keys" }, rows.map(([keys, words]) => [
+      h("dt", {}, keys.split(" ").map(name => h("kbd", {}, name))), h("dd", {}, t(words))])),
+    h("label", { class: "check" }, toggle, t("singleKeys"))));
+}
+
+/** Is this key meant for the page, not for a field? IME composition, fields and modifiers are left alone. */
+export function forPage(event) {
+  return singleKeys() && !event.isComposing && !event.ctrlKey && !event.metaKey && !event.altKey
+    && !event.target.closest("input:not([type=checkbox]), textarea, select, dialog, [contenteditable]");
+}
+
+// ------------------------------------------------------------------ switches
+
+function themeName() {
+  return document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+}
+
+function setTheme(name) {
+  document.documentElement.dataset.theme = name;
+  localStorage.setItem("chatwright.theme", name);
+}
+
+/** The row of switches: language, theme, key, shortcuts. */
+export function switches(place, shortcuts, onKey) {
+  const button = (name, words, act, id) => h("button", { type: "button", id, class: "icon-button", "aria-label": t(words), title: t(words), onclick: act }, icon(name));
+  const draw = () => {
+    const dark = themeName() === "dark";
+    const other = language() === "zh" ? "en" : "zh";
+    place.replaceChildren(
+      h("button", { type: "button", id: "language", class: "quiet", lang: other, onclick: () => { speak(other); $("language").focus(); } }, other === "zh" ? "中文" : "English"),
+      h("span", { class: "grow" }),
+      button("key", "apiKey", () => askKey(onKey), "key-button"),
+      button("keyboard", "shortcuts", () => showShortcuts(shortcuts), "keys-button"),
+      button(dark ? "sun" : "moon", dark ? "toLight" : "toDark", () => { setTheme(dark ? "light" : "dark"); draw(); $("theme").focus(); }, "theme"));
+  };
+  draw();
+  onLanguage(draw);
+}
+
+export function start() {
+  dressIcons();
+  label(document);
+}

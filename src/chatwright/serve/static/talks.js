@@ -1,0 +1,77 @@
+// Recent conversations with what people thought of them.
+
+import { h, icon } from "./dom.js";
+import { call } from "./api.js";
+import { report } from "./frame.js";
+import { moment, number, t } from "./language.js";
+import { MarkdownView } from "./markdown.js";
+
+const FILTERS = ["all", "rated", "down", "up", "corrected", "compared"];
+
+export function talks(place, fail) {
+  let filter = "all", closed = false;
+  const list = h("div", { class: "talks" });
+  const more = h("button", { type: "button", class: "more", hidden: true }, t("older"));
+  const chips = h("div", { class: "chips", role: "group", "aria-label": t("filter") }, FILTERS.map(name =>
+    h("button", { type: "button", class: "chip", "aria-pressed": String(name === filter), onclick: event => {
+      filter = name;
+      for (const chip of chips.children) chip.setAttribute("aria-pressed", String(chip === event.currentTarget));
+      list.replaceChildren();
+      load();
+    } }, t(`filter_${name}`))));
+  place.append(h("div", { class: "head" }, h("h1", {}, t("conversations")), chips), list, more);
+
+  async function load(before) {
+    const wanted = filter;
+    try {
+      const page = await call(`/admin/api/conversations?filter=${filter}&limit=30${before ? `&before=${encodeURIComponent(before)}` : ""}`);
+      if (closed || wanted !== filter) return;
+      list.append(...page.conversations.map(row));
+      if (!list.children.length) list.append(h("p", { class: "none" }, t("nothingYet")));
+      more.hidden = !page.next;
+      more.onclick = () => load(page.next);
+    } catch (error) {
+      if (!closed) before ? report(error) : fail(error);
+    }
+  }
+  load();
+  return { close() { closed = true; }, press: () => false };
+}
+
+const count = (name, words, n) => n > 0 && h("span", { class: `count ${name}`, title: t(words) }, icon(name), h("span", { class: "sr" }, t(words)), number(n));
+
+function row(talk) {
+  const inside = h("div", { class: "inside" });
+  const box = h("details", { class: "card talk", "data-id": talk.id },
+    h("summary", {}, h("span", { class: "first" }, talk.title || t("untitled")),
+      h("span", { class: "counts" }, count("up", "good", talk.up), count("down", "bad", talk.down), count("improve", "corrections", talk.corrections), count("duel", "comparisons", talk.comparisons)),
+      h("span", { class: "dim" }, `${t("turnCount", { n: number(talk.exchanges) })} · ${talk.models.join(", ")} · ${moment(talk.updated)}`)), inside);
+  box.addEventListener("toggle", async () => {
+    if (!box.open || inside.children.length) return;
+    try {
+      inside.replaceChildren(...(await call(`/admin/api/conversations/${encodeURIComponent(talk.id)}`)).exchanges.map(exchange));
+    } catch (error) {
+      box.open = false;
+      report(error);
+    }
+  });
+  return box;
+}
+
+function shown(text, who) {
+  const view = new MarkdownView(h("div", { class: "text" }));
+  view.show(text);
+  return h("div", { class: `said ${who}` }, view.element);
+}
+
+function exchange(item) {
+  const about = [item.model, item.arm && item.arm !== item.model && `${item.experiment}: ${item.arm}`, item.regenerates && t("wasRegenerated"), item.edits && t("wasEdited"),
+    item.duel && t("wasDuel"), item.status !== "done" && t(`status_${item.status}`), item.seconds !== null && `${number(item.seconds, 1)} s`, moment(item.created)];
+  return h("div", { class: "exchange" },
+    h("div", { class: "said user" }, item.question),
+    item.answers.map(answer => shown(answer.text, "assistant")),
+    h("div", { class: "dim" }, about.filter(Boolean).join(" · ")),
+    item.ratings.map(r => h("div", { class: `verdict ${r.thumb > 0 ? "good" : "bad"}` }, icon(r.thumb > 0 ? "up" : "down"), h("span", { class: "sr" }, t(r.thumb > 0 ? "good" : "bad")), [...r.tags, r.reason].filter(Boolean).join(" · "))),
+    item.corrections.map(c => h("div", { class: "verdict open" }, icon("improve"), h("span", {}, `${t("corrections")}: ${c.text}`))),
+    item.comparisons.map(c => h("div", { class: "verdict plain" }, icon("duel"), `${t(`won_${c.outcome}`)}${c.reason ? ` · ${c.reason}` : ""}`)));
+}

@@ -1,0 +1,96 @@
+"""What is measured while serving: Prometheus metrics, and OpenTelemetry spans where they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from chatwright.core.types import ChatwrightError
+from chatwright.serve.backend import Backend
+
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
+GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class _Load(Collector):
+    """Gauges that are read when Prometheus asks."""
+
+    def __init__(self, backends: Callable[[], Mapping[str, Backend]], stored: Callable[[], int]) -> None:
+        self.backends, self.stored = backends, stored
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        waiting = GaugeMetricFamily(
+            "chatwright_queue_waiting", "Answers that wait for a place in the batch.", labels=["model"]
+        )
+        running = GaugeMetricFamily(
+            "chatwright_batch_running", "Answers that a model is writing.", labels=["model"]
+        )
+        ready = GaugeMetricFamily("chatwright_model_ready", "1 where a model can answer.", labels=["model"])
+        for name, backend in self.backends().items():
+            waiting.add_metric([name], backend.waiting)
+            running.add_metric([name], backend.running)
+            ready.add_metric([name], backend.ready)
+        yield from (waiting, running, ready)
+        yield GaugeMetricFamily(
+            "chatwright_store_waiting", "Writes that are not on the disk yet.", value=self.stored()
+        )
+
+
+class Telemetry:
+    """One server's figures."""
+
+    def __init__(
+        self, backends: Callable[[], Mapping[str, Backend]], stored: Callable[[], int], trace: bool
+    ) -> None:
+        self.registry = CollectorRegistry()
+        self.registry.register(_Load(backends, stored))
+        r = self.registry
+        self.requests = Counter(
+            "chatwright_requests", "Requests for answers, by how they ended.",
+            ["endpoint", "model", "status"], registry=r,
+        )  # fmt: skip
+        self.tokens = Counter("chatwright_tokens", "Tokens read and written.", ["model", "kind"], registry=r)
+        self.first = Histogram(
+            "chatwright_first_token_seconds", "From a request's arrival to its first token.", ["model"],
+            buckets=SECONDS, registry=r,
+        )  # fmt: skip
+        self.gap = Histogram(
+            "chatwright_inter_token_seconds", "Between two tokens of an answer.", ["model"],
+            buckets=GAPS, registry=r,
+        )  # fmt: skip
+        self.whole = Histogram(
+            "chatwright_request_seconds", "From a request's arrival to its end.", ["model"],
+            buckets=SECONDS, registry=r,
+        )  # fmt: skip
+        self.errors = Counter("chatwright_errors", "Errors, by code.", ["code"], registry=r)
+        self.tracer = _tracer() if trace else None
+
+    def page(self) -> bytes:
+        """What Prometheus reads."""
+        return generate_latest(self.registry)
+
+    def span(self, name: str, attributes: Mapping[str, Any]) -> Any:
+        """A span that has begun, None where nobody traces."""
+        return self.tracer.start_span(name, attributes=dict(attributes)) if self.tracer else None
+
+
+def _tracer() -> Any:
+    """A tracer that sends to where the OTEL_… variables say, unless the program has set one up already."""
+    try:
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+    except ImportError as error:
+        raise ChatwrightError(
+            "trace: needs OpenTelemetry: pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+        ) from error
+    if not isinstance(trace.get_tracer_provider(), TracerProvider):
+        provider = TracerProvider()
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        trace.set_tracer_provider(provider)
+    return trace.get_tracer("chatwright")

@@ -1,0 +1,216 @@
+"""From what people did to a verdict: numbers by hand, simulated experiments, what must not be believed."""
+
+import random
+
+import pytest
+
+from chatwright.serve.board import curve, make_board
+from chatwright.serve.effects import Ballot, Evidence, Facts, Segment
+from chatwright.serve.experiment import ExperimentConfig, Guardrail
+from chatwright.serve.measures import Request, Thumb, people, values
+
+HOUR = 3600.0
+SHARES = {"chat": 0.5, "small": 0.5}
+
+
+def config(**changes):
+    settings = {"arms": SHARES, "control": "chat", "guardrails": {}, "window": 1.0, "guard_window": 1.0}
+    return ExperimentConfig(**(settings | changes))
+
+
+def request(n, person, arm, at, **more):
+    return Request(f"e{n}", person, arm, at, **({"status": "done", "ended": at + 1, "seconds": 1.0} | more))
+
+
+def simulate(users, rates, shares=SHARES, seed=0, start=0.0, each=3, **more):
+    """Users who come one a minute, ask `each` times and rate every answer."""
+    rng, requests, thumbs = random.Random(seed), [], []
+    for u in range(users):
+        arm = rng.choices(list(shares), list(shares.values()))[0]
+        pleased, at = rng.betavariate(5 * rates[arm], 5 * (1 - rates[arm])), start + 60.0 * u
+        for i in range(each):
+            found = request(
+                f"{seed}-{u}-{i}", f"u{seed}-{u}", arm, at + i, **{k: v(arm, rng) for k, v in more.items()}
+            )
+            requests.append(found)
+            thumbs.append(Thumb(found.id, at + i + 2, 1 if rng.random() < pleased else -1))
+    return requests, thumbs, start + 60.0 * users + 2 * HOUR
+
+
+def test_what_people_did_by_hand():
+    requests = [
+        request(1, "ann", "chat", 0, conversation="c1"),
+        request(2, "ann", "chat", 10, conversation="c1", seconds=3.0, ended=13),
+        request(3, "ann", "chat", 20, conversation="c1", regenerates="e2"),
+        request(4, "ann", "chat", 30, conversation="c2", status="failed", seconds=None),
+        request(5, "ann", "chat", 4000),  # after the window
+        request(6, "bob", "small", 5),
+        request(7, "bob", "chat", 50),  # the shares changed; bob stays with small
+    ]
+    thumbs = [
+        Thumb("e1", 5, 1),
+        Thumb("e2", 15, -1),
+        Thumb("e3", 25, 1),
+        Thumb("e5", 4001, -1),
+        Thumb("e7", 60, 1),
+    ]
+    (ann, bob), crossed = people(requests, thumbs)
+    assert (ann.arm, bob.arm, crossed) == ("chat", "small", 1)
+    assert values(ann, "thumbs", HOUR) == [2 / 3]
+    assert values(ann, "regenerate_rate", HOUR) == [1 / 4]
+    assert values(ann, "error_rate", HOUR) == [1 / 4]
+    assert values(ann, "conversation_length", HOUR) == [(2 / 20 + 1 / 20) / 2]
+    assert values(ann, "latency_p95", HOUR) == [1.0, 3.0, 1.0]
+    assert values(bob, "thumbs", HOUR) == [] and values(bob, "latency_p50", HOUR) == [1.0]
+
+
+def test_what_had_not_ended_when_the_window_closed_is_left_out_for_good():
+    (ann,), _ = people(
+        [request(1, "ann", "chat", 0), request(2, "ann", "chat", 3590, seconds=30, ended=3620)], []
+    )
+    assert values(ann, "latency_p50", HOUR) == [1.0] and values(ann, "error_rate", HOUR) == [0.0]
+
+
+def test_people_enter_when_their_time_is_over():
+    facts = Facts([Segment(0.0, SHARES)], [request(1, "ann", "chat", 0), request(2, "bob", "chat", 1800)])
+    early, late = (Evidence(facts, "chat", now) for now in (HOUR, 2 * HOUR))
+    assert len(early._values("error_rate", "chat", HOUR)[0]) == 1
+    assert len(late._values("error_rate", "chat", HOUR)[0]) == 2
+
+
+def test_a_better_arm_is_promoted_once_its_guardrails_are_shown_to_hold():
+    requests, thumbs, now = simulate(900, {"chat": 0.4, "small": 0.7})
+    facts = Facts([Segment(0.0, SHARES)], requests, thumbs)
+    rails = {"error_rate": Guardrail(worse_by=0.05), "latency_p95": Guardrail(worse_by_ratio=1.5)}
+    board = make_board(config(guardrails=rails), facts, now)
+    assert [(d.arm, d.verdict) for d in board.decisions] == [("small", "promote")]
+    assert {g.metric: g.state for g in board.guards} == {"error_rate": "holds", "latency_p95": "holds"}
+    effect = board.effect("thumbs", "small")
+    assert effect.difference.low > 0.15 and effect.difference.high < 0.45 and effect.ratio.low > 1.2
+    assert effect.posterior.better > 0.999 and sum(effect.users) == sum(board.users.values()) == 900
+    points = curve(config(), facts, now)["small"]
+    assert len(points) == 30 and points[-1]["difference"]["low"] == pytest.approx(
+        effect.difference.low, abs=1e-6
+    )
+    widths = [p["difference"]["high"] - p["difference"]["low"] for p in points]
+    assert widths[-1] < widths[10] < widths[2]
+    # few users: the same effect is not shown, or a guardrail is open
+    early = make_board(config(guardrails=rails), facts, 40 * 60.0 + 2 * HOUR)
+    assert early.decisions[0].verdict == "keep"
+
+
+def test_equal_arms_are_kept_and_worse_ones_stopped():
+    for rate, wanted in ((0.6, "keep"), (0.25, "stop")):
+        requests, thumbs, now = simulate(400, {"chat": 0.6, "small": rate}, seed=3)
+        board = make_board(config(), Facts([Segment(0.0, SHARES)], requests, thumbs), now)
+        assert board.decisions[0].verdict == wanted
+
+
+def test_a_cheaper_arm_is_promoted_when_shown_to_lose_little():
+    requests, thumbs, now = simulate(3000, {"chat": 0.6, "small": 0.6}, seed=4)
+    facts = Facts([Segment(0.0, SHARES)], requests, thumbs)
+    assert make_board(config(), facts, now).decisions[0].verdict == "keep"
+    assert make_board(config(worth=-0.1), facts, now).decisions[0].verdict == "promote"
+    assert make_board(config(worth=0.1), facts, now).decisions[0].verdict == "stop"
+
+
+def test_a_broken_guardrail_stops_an_arm_that_people_like():
+    failing = {"status": lambda arm, rng: "failed" if arm == "small" and rng.random() < 0.3 else "done"}
+    requests, thumbs, now = simulate(500, {"chat": 0.4, "small": 0.8}, seed=5, **failing)
+    rails = {"error_rate": Guardrail(worse_by=0.05)}
+    board = make_board(config(guardrails=rails), Facts([Segment(0.0, SHARES)], requests, thumbs), now)
+    assert board.decisions[0].verdict == "stop" and "guardrail" in board.decisions[0].en
+    assert "护栏" in board.decisions[0].zh and board.guards[0].worse.low > 0.05
+
+
+def test_a_slow_arm_breaks_its_guardrail():
+    slow = {"seconds": lambda arm, rng: rng.expovariate(1 if arm == "chat" else 0.3)}
+    requests, thumbs, now = simulate(400, {"chat": 0.5, "small": 0.5}, seed=6, **slow)
+    rails = {"latency_p95": Guardrail(worse_by_ratio=1.5), "latency_p50": Guardrail(worse_by=0.3)}
+    board = make_board(config(guardrails=rails), Facts([Segment(0.0, SHARES)], requests, thumbs), now)
+    assert {g.state for g in board.guards} == {"broken"}
+
+
+def test_users_who_did_not_come_by_the_shares_make_every_figure_worthless():
+    requests, thumbs, now = simulate(600, {"chat": 0.4, "small": 0.7}, shares={"chat": 0.65, "small": 0.35})
+    board = make_board(config(), Facts([Segment(0.0, SHARES)], requests, thumbs), now)
+    assert board.sample_ratio < 0.01 and board.decisions[0].verdict == "stop"
+    assert "no figure can be believed" in board.decisions[0].en
+
+
+def test_a_change_of_shares_while_rates_drift_fools_nobody():
+    # both please 80 % while small has 10 %, and 30 % when it has 50 %: pooled, small would look far worse
+    first, second = {"chat": 0.9, "small": 0.1}, {"chat": 0.5, "small": 0.5}
+    r1, t1, _ = simulate(800, {"chat": 0.8, "small": 0.8}, first, seed=7)
+    r2, t2, now = simulate(800, {"chat": 0.3, "small": 0.3}, second, seed=8, start=800 * 60.0)
+    facts = Facts([Segment(0.0, first), Segment(800 * 60.0, second)], [*r1, *r2], [*t1, *t2])
+    board = make_board(config(), facts, now)
+    effect = board.effect("thumbs", "small")
+    assert abs(effect.difference.mean) < 0.06 and board.decisions[0].verdict == "keep"
+    assert board.means["thumbs"]["small"].mean - board.means["thumbs"]["chat"].mean < -0.12
+    assert board.sample_ratio > 0.01
+
+
+def test_users_who_come_before_every_server_knows_the_new_shares_are_left_out():
+    requests, thumbs, now = simulate(300, {"chat": 0.6, "small": 0.6}, seed=12)
+    facts = Facts([Segment(0.0, SHARES), Segment(150 * 60.0 - 1, {"chat": 1.0})], requests, thumbs)
+    late = Evidence(facts, "chat", now).arrived()
+    assert sum(late[0].values()) == 150 and sum(late[1].values()) == 149
+    assert make_board(config(), Facts(facts.segments, requests[:451], thumbs), now).sample_ratio > 0.01
+
+
+def test_votes_side_by_side():
+    rng, ballots = random.Random(9), []
+    for u in range(400):
+        for i in range(2):
+            left, right = rng.sample(["chat", "small"], 2)
+            best = "small" if rng.random() < 0.75 else "chat"
+            winner = "tie" if rng.random() < 0.1 else "left" if left == best else "right"
+            ballots.append(Ballot(f"u{u}", 60.0 * u + i, left, right, winner, 50 + rng.randrange(9), 50))
+    facts = Facts([Segment(0.0, SHARES)], ballots=ballots)
+    board = make_board(config(metric="pairwise"), facts, 400 * 60.0 + 2 * HOUR)
+    effect = board.effect("pairwise", "small")
+    assert effect.users == (400, 400) and 0.1 < effect.difference.low < effect.difference.high < 0.35
+    assert effect.adjusted.win.low > 0.5 and board.sides > 0.01
+    assert board.decisions[0].verdict == "promote"
+    one_side = [b for b in ballots if b.left == "small"]
+    lopsided = make_board(config(metric="pairwise"), Facts(facts.segments, ballots=one_side), 1e6)
+    assert lopsided.sides < 0.01
+
+
+def test_votes_that_only_length_explains_promote_nobody():
+    rng, ballots = random.Random(10), []
+    for u in range(500):
+        left, right = rng.sample(["chat", "small"], 2)
+        lengths = {arm: rng.randrange(20, 60) + (30 if arm == "small" else 0) for arm in SHARES}
+        winner = "left" if lengths[left] + rng.gauss(0, 15) > lengths[right] else "right"
+        ballots.append(Ballot(f"u{u}", 60.0 * u, left, right, winner, lengths[left], lengths[right]))
+    board = make_board(config(metric="pairwise"), Facts([Segment(0.0, SHARES)], ballots=ballots), 1e6)
+    assert board.effect("pairwise", "small").difference.low > 0.1
+    assert board.decisions[0].verdict == "keep" and "equal length" in board.decisions[0].en
+
+
+def test_nothing_yet_and_three_arms():
+    three = config(arms={"chat": 0.6, "small": 0.2, "tiny": 0.2})
+    facts = Facts([Segment(0.0, three.arms)])
+    board = make_board(three, facts, HOUR)
+    assert [d.verdict for d in board.decisions] == ["keep", "keep"] and board.sample_ratio == 1.0
+    found = board.as_dict()
+    assert found["effects"][0]["difference"] == {"low": -1.0, "mean": None, "high": 1.0}
+    requests, thumbs, now = simulate(900, {"chat": 0.5, "small": 0.5, "tiny": 0.1}, three.arms, seed=11)
+    board = make_board(three, Facts(facts.segments, requests, thumbs), now)
+    assert {d.arm: d.verdict for d in board.decisions} == {"small": "keep", "tiny": "stop"}
+
+
+@pytest.mark.parametrize("shares", [SHARES, {"chat": 0.9, "small": 0.1}])
+def test_equal_arms_watched_all_along_are_wrongly_decided_at_most_as_often_as_stated(shares):
+    wrong = 0
+    for seed in range(30):
+        requests, thumbs, _ = simulate(200, {"chat": 0.5, "small": 0.5}, shares, seed=100 + seed, each=2)
+        facts = Facts([Segment(0.0, shares)], requests, thumbs)
+        for now in range(20, 240, 30):
+            effect = Evidence(facts, "chat", now * 60.0 + HOUR).effect("thumbs", "small", HOUR, 0.05)
+            if not effect.difference.low <= 0 <= effect.difference.high:
+                wrong += 1
+                break
+    assert wrong / 30 <= 0.05
