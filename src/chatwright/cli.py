@@ -21,6 +21,10 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+feedback_app = typer.Typer(
+    help="What people said: count it, take it into training, delete it.", no_args_is_help=True
+)
+app.add_typer(feedback_app, name="feedback")
 # No emoji: `file.jsonl:100:` is a place. Lines in a log file are not wrapped to 80 columns.
 console = Console(emoji=False, width=None if sys.stdout.isatty() else 160)
 
@@ -165,6 +169,66 @@ def data_convert(
     from chatwright.console.data import convert_file
 
     convert_file(source, target, console)
+
+
+StorePlace = Annotated[
+    str,
+    typer.Option("--store", help="The server's store: a file, or postgresql://…", envvar="CHATWRIGHT_STORE"),
+]
+
+
+@feedback_app.command("export")
+def feedback_export(
+    out: Annotated[Path, typer.Option(help="A new folder, or that of an earlier export.")] = Path("feedback"),
+    store: StorePlace = "chatwright.db",
+    since: Annotated[str | None, typer.Option(help="Only feedback since a day: 2026-01-31.")] = None,
+    min_votes: Annotated[int, typer.Option(min=1, help="People who must have judged a record.")] = 1,
+    min_agreement: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Share of them who must say the same.")
+    ] = 0.6,
+    max_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Largest share of the votes that one person may have.")
+    ] = 0.2,
+) -> None:
+    """Write what people said as training data (demos, pairs, rated, prompts), filtered, with a data card."""
+    from chatwright.console.feedback import export_feedback
+    from chatwright.serve.filters import FilterConfig
+
+    filters = FilterConfig(min_votes=min_votes, min_agreement=min_agreement, max_share=max_share)
+    export_feedback(store, out, since, filters, console)
+
+
+@feedback_app.command("erase")
+def feedback_erase(
+    user: Annotated[str, typer.Argument(help="The user id, as clients send it.")],
+    store: StorePlace = "chatwright.db",
+    runs: Annotated[
+        list[Path] | None, typer.Option(help="Folders of runs to search for models that learned from it.")
+    ] = None,
+) -> None:
+    """Erase everything of one user, and list the exported data sets and the models that hold copies."""
+    from chatwright.console.feedback import erase_user
+
+    erase_user(store, user, runs or [], console)
+
+
+@feedback_app.command("purge")
+def feedback_purge(
+    days: Annotated[float, typer.Option(min=0, help="Delete what is older than this.")],
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Delete requests and their feedback that are older than so many days."""
+    from chatwright.console.feedback import purge_older
+
+    purge_older(store, days, console)
+
+
+@feedback_app.command("stats")
+def feedback_stats(store: StorePlace = "chatwright.db") -> None:
+    """Count what the store holds."""
+    from chatwright.console.feedback import show_stats
+
+    show_stats(store, console)
 
 
 def version(show: bool) -> None:

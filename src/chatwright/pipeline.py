@@ -23,6 +23,7 @@ from chatwright import __version__
 from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
+from chatwright.data.clean import hash_records as _hash_records
 from chatwright.data.clean import load
 from chatwright.recipe.schema import FreshModel, Recipe, Stage
 from chatwright.stages.fresh import make_base
@@ -147,7 +148,8 @@ class Run:
             "objective": settings.get("objective"), "method": settings.get("method"),
             "fingerprint": fingerprint, "inputs": inputs, "config": settings, "seed": self.recipe.seed,
             "seconds": round(seconds, 1), "phases": outcome.phases, "contract": outcome.contract,
-            "result": outcome.result, "data": outcome.data, "chatwright": __version__,
+            "result": outcome.result, "data": outcome.data, "sources": outcome.sources,
+            "chatwright": __version__,
         }  # fmt: skip
         write_json(directory / "manifest.json", manifest)
 
@@ -222,10 +224,6 @@ def sources_of(stage: Stage) -> set[str]:
     elif stage.kind == "rl" and stage.ptx:
         extra = stage.ptx.data
     return {*stage.data, *extra}
-
-
-def _hash_records(records: Sequence[Record]) -> str:
-    return hash_of([repr(record) for record in records])
 
 
 def _known(recipe: Recipe, name: str | None, flag: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
@@ -9,7 +10,6 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel
 
-from chatwright.evaluate.figures import finite
 from chatwright.serve.decide import Decision, Guard, decide, guard
 from chatwright.serve.effects import Effect, Evidence, Facts
 from chatwright.serve.experiment import ExperimentConfig, Metric
@@ -48,7 +48,7 @@ class Board:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: intervals as {low, mean, high}, what is not known as null."""
-        return finite(plain(self))
+        return plain(self)
 
 
 def make_board(config: ExperimentConfig, facts: Facts, now: float) -> Board:
@@ -107,7 +107,7 @@ def curve(config: ExperimentConfig, facts: Facts, now: float) -> dict[str, list[
         for arm, points in found.items():
             effect = evidence.effect(config.metric, arm, 3600 * config.window, alpha)
             points.append({"time": float(time), "users": effect.users, "difference": effect.difference})
-    return finite(plain(found))
+    return plain(found)
 
 
 def _sides(evidence: Evidence, arms: Sequence[str], window: float) -> float:
@@ -117,7 +117,7 @@ def _sides(evidence: Evidence, arms: Sequence[str], window: float) -> float:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, named tuples and settings as dictionaries."""
+    """For JSON: dataclasses, named tuples and settings as dictionaries, what is not finite as null."""
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, BaseModel):
@@ -128,4 +128,4 @@ def plain(value: Any) -> Any:
         return plain(value._asdict())
     if isinstance(value, tuple | list):
         return [plain(inner) for inner in value]
-    return value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

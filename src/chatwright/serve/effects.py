@@ -23,7 +23,6 @@ from chatwright.serve.sequential import (
     ratio_bound,
 )
 
-
 LAG = 60.0
 """Seconds after a change of shares until every server surely knows of it; who comes meanwhile is left out."""
 

@@ -65,6 +65,7 @@ def run(stage: RLStage, job: Job) -> Outcome:
             build.save_average(algorithm.policy.module, algorithm.average, start_from, job)
     source.sampler.close()
     outcome.result = {"steps": stage.steps, "seconds": tracker.elapsed(), "beta": algorithm.beta}
+    outcome.sources = job.hashes([*stage.data, *(stage.ptx.data if stage.ptx else ())])
     outcome.data = {name: {"rows": len(job.data[name])} for name in stage.data}
     tracker.close()
     checkpoints.clear()

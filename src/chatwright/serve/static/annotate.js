@@ -21,10 +21,11 @@ export function annotate(place, fail) {
   const stage = h("section", { class: "card task", tabindex: "-1", "aria-label": t("task") });
   const recent = h("div", { class: "recent" });
   const overview = h("section", { class: "standing" });
+  const filling = h("details", { class: "card filling" }, h("summary", {}, t("fillQueue")), h("p", { class: "dim" }, t("queueEmptyMore")), filler());
   place.append(
     h("div", { class: "head" }, h("h1", {}, t("annotate")), h("span", { class: "grow" }), progress,
       h("label", { for: "kind", class: "sr" }, t("kind")), kind, h("label", { for: "annotator", class: "dim" }, t("yourName")), who),
-    stage, recent, overview);
+    stage, recent, overview, filling);
   who.addEventListener("change", () => { localStorage.setItem(NAME, who.value.trim()); next(); });
 
   const me = () => who.value.trim();
@@ -45,8 +46,10 @@ export function annotate(place, fail) {
     progress.textContent = t("progress", { mine: number(mine), open: number(open) });
     if (!task) {
       form = null;
-      stage.replaceChildren(h("h2", {}, t("queueEmpty")), h("p", { class: "dim" }, t("queueEmptyMore")), filler());
-      stage.focus();
+      stage.replaceChildren(h("h2", {}, t("queueEmpty")));
+      filling.open = true;
+      if (kind.value !== "all") filling.querySelector("select").value = kind.value;
+      filling.querySelector("select").focus();
       return refresh();
     }
     form = TASKS[task.kind](task, submit);
@@ -99,7 +102,6 @@ export function annotate(place, fail) {
     const what = h("select", { "aria-label": t("kind"), name: "kind" }, ["pair", "draft", "spans"].map(name => h("option", { value: name }, t(`kind_${name}`))));
     const many = h("input", { type: "number", min: "1", max: "1000", value: "50", name: "count", "aria-label": t("howMany") });
     const twice = h("input", { type: "number", min: "0", max: "100", value: "20", name: "double", "aria-label": t("twicePercent") });
-    if (kind.value !== "all") what.value = kind.value;
     const box = h("form", { class: "filler" }, h("label", {}, t("kind"), what), h("label", {}, t("howMany"), many), h("label", {}, t("twicePercent"), twice),
       h("button", { type: "submit", class: "primary" }, t("fillQueue")));
     box.addEventListener("submit", event => {
@@ -107,7 +109,7 @@ export function annotate(place, fail) {
       sendOnce(async () => {
         const { added } = await post("fill", { kind: what.value, count: Number(many.value), double: Number(twice.value) / 100 });
         toast(t(added ? "added" : "nothingToAdd", { n: number(added) }));
-        if (added) await next();
+        if (added) { filling.open = false; await next(); refresh(); }
       });
     });
     return box;

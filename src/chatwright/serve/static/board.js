@@ -46,7 +46,7 @@ function card(test) {
     h("div", { class: "verdict-line" }, h("h2", {}, test.name), h("span", { class: "dim" }, `${t(`standing_${test.status}`)} · ${t("since", { time: moment(test.started) })}`)),
     h("ul", { class: "decisions" }, test.decisions.map(decision => h("li", {},
       h("span", { class: `pill ${PILL[decision.verdict]}` }, `${decision.arm}: ${t(`verdict_${decision.verdict}`)}`), h("span", {}, decision[language()])))),
-    tiles(test, arms), metrics(test), pictures(test, shade), events(test.events));
+    tiles(test, arms), pictures(test, shade), metrics(test), events(test.events));
 }
 
 const tile = (label, value, note, tone) => h("div", { class: `tile ${tone ?? ""}` }, h("div", { class: "label" }, label), h("div", { class: "value num" }, value), h("div", { class: "note" }, note));
@@ -99,7 +99,7 @@ function pictures(test, shade) {
     points: points.filter(point => known(point.difference)).map(({ time, difference }) => ({ x: time, y: difference.mean, low: difference.low, high: difference.high })) })).filter(s => s.points.length);
   if (!series.length) return null;
   const title = t("curve", { metric: t(`metric_${test.metric}`), control: test.control });
-  return h("div", { class: "pictures wide" }, lines(series, { title, x: moment, y: value => signed(test.metric, value), zero: true }));
+  return h("div", { class: "pictures" }, lines(series, { title, x: moment, y: value => signed(test.metric, value), zero: true }));
 }
 
 function events(list) {

@@ -34,7 +34,7 @@ export function label(root) {
 }
 
 export const number = (value, digits = 0) => value === null || value === undefined ? "–"
-  : value.toLocaleString(language() === "zh" ? "zh-CN" : "en-GB", { maximumFractionDigits: digits, minimumFractionDigits: digits });
+  : value.toLocaleString(language() === "zh" ? "zh-CN" : "en-GB", { maximumFractionDigits: digits, minimumFractionDigits: digits }).replace("-", "−");
 export const percent = (value, digits = 1) => value === null || value === undefined ? "–" : `${number(value * 100, digits)} %`;
 export const moment = seconds => new Date(seconds * 1000).toLocaleString(language() === "zh" ? "zh-CN" : "en-GB",
   { dateStyle: "medium", timeStyle: "short" });

@@ -2,7 +2,7 @@
 
 import { h, svg } from "./dom.js";
 
-const WIDTH = 560, HEIGHT = 200, LEFT = 48, RIGHT = 12, TOP = 12, BOTTOM = 26;
+const WIDTH = 1040, HEIGHT = 210, LEFT = 58, RIGHT = 12, TOP = 12, BOTTOM = 26;
 
 /** Round numbers that divide a range: 1, 2 or 5 times a power of ten. */
 export function ticks(low, high, wanted = 4) {
@@ -19,13 +19,15 @@ const scale = (from, to, a, b) => value => a + (value - from) / (to - from || 1)
 /** series: [{name, tone, points: [{x, y, low, high}]}], options: {title, x(v), y(v), zero}. Points without an interval are drawn as a line alone. */
 export function lines(series, { title, x: nameX, y: nameY, zero = false }) {
   const points = series.flatMap(s => s.points);
-  const values = points.flatMap(p => [p.low ?? p.y, p.high ?? p.y, p.y]).filter(Number.isFinite).concat(zero ? [0] : []);
   const xs = points.map(p => p.x);
   const [x0, x1] = [Math.min(...xs), Math.max(...xs)];
+  // The first intervals know nothing and reach everywhere: the later half decides how much is shown.
+  const settled = points.filter(p => p.x >= x0 + (x1 - x0) / 2);
+  const values = settled.flatMap(p => [p.low ?? p.y, p.high ?? p.y, p.y]).filter(Number.isFinite).concat(zero ? [0] : []);
   const margin = (Math.max(...values) - Math.min(...values)) * 0.06 || 0.05;
   const [y0, y1] = [Math.min(...values) - margin, Math.max(...values) + margin];
   const px = scale(x0, x1 > x0 ? x1 : x0 + 1, LEFT, WIDTH - RIGHT), py = scale(y0, y1, HEIGHT - BOTTOM, TOP);
-  const at = (x, y) => `${px(x).toFixed(1)},${py(y).toFixed(1)}`;
+  const at = (x, y) => `${px(x).toFixed(1)},${Math.min(HEIGHT - BOTTOM, Math.max(TOP, py(y))).toFixed(1)}`;
   const picture = svg("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: "img", "aria-label": title, class: "plot" });
   for (const tick of ticks(y0, y1)) {
     picture.append(svg("line", { x1: LEFT, x2: WIDTH - RIGHT, y1: py(tick), y2: py(tick), class: Math.abs(tick) < 1e-12 && zero ? "zero" : "grid" }),

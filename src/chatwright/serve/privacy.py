@@ -1,0 +1,147 @@
+"""What leaves the store: everything of one user, or everything that is older than the retention period."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, delete, insert, or_, select, update
+
+from chatwright.core.files import read_json
+from chatwright.core.types import ChatwrightError
+from chatwright.serve.tables import (
+    Annotation,
+    Comparison,
+    Correction,
+    Erasure,
+    Exchange,
+    Export,
+    ExportItem,
+    Rating,
+    ServedModel,
+)
+from chatwright.serve.writes import new_id
+
+if TYPE_CHECKING:
+    from chatwright.serve.store import Store
+
+FEW = 500
+"""Ids in one statement."""
+
+
+@dataclass(frozen=True)
+class Erased:
+    """What was erased, and where copies of it remain: they are for whoever asked to deal with."""
+
+    rows: Mapping[str, int]
+    exports: Sequence[Mapping[str, Any]]
+    """[{"id", "folder", "lines": {file: [line numbers, from 1]}}]"""
+    models: Sequence[Mapping[str, Any]]
+    """[{"name", "folder", "fingerprint", "exports"}] that learned from one, or build on one that did."""
+
+
+def erase(store: Store, user: str, runs: Sequence[Path] = ()) -> Erased:
+    """Delete all that a user asked and said, and what others said about it.
+
+    `runs` are folders with runs, searched for models that learned from it besides those that were served.
+    Raises ChatwrightError when the store cannot be written. The bytes are overwritten in SQLite's file too.
+    """
+    hashed = store.user_hash(user)
+    with store.engine.execution_options(write=True).begin() as connection:
+        ids = _of_user(connection, hashed)
+        exports = _exports_with(connection, [one for found in ids.values() for one in found])
+        models = _models_with(connection, exports, runs)
+        for table in (Rating, Correction, Comparison, Exchange):
+            for some in _few(ids[table.__tablename__]):
+                connection.execute(delete(table).where(table.id.in_(some)))
+        gone = connection.execute(delete(Annotation).where(Annotation.annotator == hashed)).rowcount
+        rows = {name: len(found) for name, found in ids.items()} | {"annotations": gone}
+        note = {"rows": rows, "exports": [one["id"] for one in exports], "models": models}
+        connection.execute(insert(Erasure).values(id=new_id("era"), created=time.time(), **note))
+    _scrub(store.engine)
+    return Erased(rows, exports, models)
+
+
+def purge(store: Store, before: float) -> int:
+    """Delete requests (and all feedback on them) from before a moment; returns how many requests."""
+    with store.engine.execution_options(write=True).begin() as connection:
+        found = connection.execute(delete(Exchange).where(Exchange.created < before)).rowcount
+    if found:
+        _scrub(store.engine)
+    return found
+
+
+def _of_user(connection: Connection, user: str) -> dict[str, list[str]]:
+    """Ids of a user's exchanges, of the feedback they gave, and of what was said about their exchanges."""
+    mine = select(Exchange.id).where(Exchange.user == user)
+    about = {
+        Exchange: select(Exchange.id).where(Exchange.user == user),
+        Rating: select(Rating.id).where(or_(Rating.user == user, Rating.exchange.in_(mine))),
+        Correction: select(Correction.id).where(or_(Correction.user == user, Correction.exchange.in_(mine))),
+        Comparison: select(Comparison.id).where(
+            or_(Comparison.user == user, Comparison.left.in_(mine), Comparison.right.in_(mine))
+        ),
+    }
+    return {table.__tablename__: list(connection.scalars(query)) for table, query in about.items()}
+
+
+def _exports_with(connection: Connection, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The exports that hold lines made of some rows, and the lines; marks them as erased."""
+    lines: dict[str, dict[str, set[int]]] = {}
+    for some in _few(ids):
+        query = select(ExportItem.export, ExportItem.file, ExportItem.line).where(ExportItem.source.in_(some))
+        for row in connection.execute(query):
+            lines.setdefault(row.export, {}).setdefault(row.file, set()).add(row.line)
+        marked = update(ExportItem).where(ExportItem.source.in_(some), ExportItem.erased.is_(None))
+        connection.execute(marked.values(erased=time.time()))
+    rows = connection.execute(select(Export.id, Export.folder, Export.files).order_by(Export.created))
+    return [
+        {
+            "id": row.id,
+            "folder": row.folder,
+            "lines": {file: sorted(numbers) for file, numbers in lines[row.id].items()},
+            "hashes": sorted({row.files[file]["records"] for file in lines[row.id]}),
+        }
+        for row in rows
+        if row.id in lines
+    ]
+
+
+def _models_with(
+    connection: Connection, exports: Sequence[Mapping[str, Any]], runs: Sequence[Path]
+) -> list[dict[str, Any]]:
+    """Models whose training data, or that of a model they build on, is one of the exported files."""
+    from chatwright.serve.lineage import describe
+
+    known = {row.fingerprint: row._asdict() for row in connection.execute(select(ServedModel.__table__))}
+    for folder in runs:
+        if not folder.is_dir():
+            raise ChatwrightError(f"{folder}: no such folder; name one that holds runs")
+        for manifest in sorted(folder.rglob("manifest.json")):
+            if "stage" in read_json(manifest) and (manifest.parent / "model").is_dir():
+                row = describe(manifest.parent / "model", manifest.parent.name)
+                known.setdefault(row["fingerprint"], row)
+    found = []
+    for model in known.values():
+        data = set(model["lineage"].get("data", {}).values())
+        inside = [one["id"] for one in exports if data & set(one["hashes"])]
+        if inside:
+            named = {name: model[name] for name in ("name", "folder", "fingerprint", "run", "stage")}
+            found.append({**named, "exports": inside})
+    return found
+
+
+def _few(ids: Sequence[str]) -> list[Sequence[str]]:
+    return [ids[at : at + FEW] for at in range(0, len(ids), FEW)]
+
+
+def _scrub(engine: Engine) -> None:
+    """Write SQLite's log back and empty it, so that no copy of what was deleted stays in it."""
+    if engine.dialect.name == "sqlite":
+        with engine.connect() as connection:
+            connection.exec_driver_sql("COMMIT")  # a checkpoint cannot run inside a transaction
+            connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+            connection.exec_driver_sql("BEGIN")

@@ -1,0 +1,260 @@
+"""What the store holds, as tables. Times are seconds since 1970 (UTC); people are keyed hashes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import JSON, Double, ForeignKey, Index, MetaData, Text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+NAMES = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """All tables of the store."""
+
+    metadata = MetaData(naming_convention=NAMES)
+    type_annotation_map = {str: Text, float: Double, dict[str, Any]: JSON, list[Any]: JSON}  # noqa: RUF012
+
+
+class Setting(Base):
+    """What the store keeps for itself: the secret that user ids are hashed with."""
+
+    __tablename__ = "settings"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    value: Mapped[str]
+
+
+class ApiKey(Base):
+    """An API key: its digest, what it may do, and when it was withdrawn."""
+
+    __tablename__ = "api_keys"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    digest: Mapped[str] = mapped_column(unique=True)
+    scopes: Mapped[list[Any]]
+    created: Mapped[float]
+    revoked: Mapped[float | None]
+
+
+class ServedModel(Base):
+    """A model that was served and where it came from: model -> run -> data."""
+
+    __tablename__ = "models"
+    fingerprint: Mapped[str] = mapped_column(primary_key=True)
+    name: Mapped[str]
+    folder: Mapped[str]
+    run: Mapped[str | None]
+    stage: Mapped[str | None]
+    lineage: Mapped[dict[str, Any]]
+    """{"inputs": {stage: fingerprint}, "data": {source: sha256}} of the stage and of those it builds on."""
+    created: Mapped[float]
+
+
+class Exchange(Base):
+    """A request and what came of it. Its id is the `id` of the response in OpenAI's form."""
+
+    __tablename__ = "exchanges"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    """chat or completion."""
+    created: Mapped[float] = mapped_column(index=True)
+    user: Mapped[str | None] = mapped_column(index=True)
+    key: Mapped[str | None]
+    conversation: Mapped[str | None] = mapped_column(index=True)
+    regenerates: Mapped[str | None] = mapped_column(index=True)
+    """The exchange whose answer this one is to replace: not a foreign key, for that one may be erased."""
+    edits: Mapped[str | None]
+    """The exchange whose question was edited and sent again."""
+    duel: Mapped[str | None] = mapped_column(index=True)
+    side: Mapped[str | None]
+    """left or right of a side-by-side comparison."""
+    experiment: Mapped[str | None]
+    arm: Mapped[str | None]
+    model: Mapped[str]
+    fingerprint: Mapped[str | None]
+    messages: Mapped[list[Any]]
+    """[{"role", "content"}] of what was asked."""
+    settings: Mapped[dict[str, Any]]
+    choices: Mapped[int]
+    status: Mapped[str]
+    """running, done, cancelled or failed."""
+    error: Mapped[str | None]
+    ended: Mapped[float | None]
+    prompt_tokens: Mapped[int | None]
+    completion_tokens: Mapped[int | None]
+    first_token: Mapped[float | None]
+    """Seconds to the first token."""
+    seconds: Mapped[float | None]
+    redacted: Mapped[dict[str, Any]]
+    """{kind: how many} of what was taken out before storage."""
+    __table_args__ = (Index(None, "experiment", "created"),)
+
+
+class Response(Base):
+    """One answer of an exchange."""
+
+    __tablename__ = "responses"
+    exchange: Mapped[str] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), primary_key=True)
+    choice: Mapped[int] = mapped_column(primary_key=True)
+    text: Mapped[str]
+    finish_reason: Mapped[str | None]
+    tokens: Mapped[int | None]
+
+
+class Rating(Base):
+    """A thumb, up (1) or down (-1). Of several by one person on one answer the last not undone counts."""
+
+    __tablename__ = "ratings"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    exchange: Mapped[str] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), index=True)
+    choice: Mapped[int]
+    user: Mapped[str | None] = mapped_column(index=True)
+    key: Mapped[str | None]
+    source: Mapped[str]
+    """user, or annotation where it was given in the annotation queue."""
+    thumb: Mapped[int]
+    reason: Mapped[str | None]
+    tags: Mapped[list[Any]]
+    created: Mapped[float]
+    undone: Mapped[float | None]
+    client: Mapped[str | None] = mapped_column(unique=True)
+    """Who sent it under which Idempotency-Key, hashed."""
+
+
+class Correction(Base):
+    """What an answer should have been."""
+
+    __tablename__ = "corrections"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    exchange: Mapped[str] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), index=True)
+    choice: Mapped[int]
+    user: Mapped[str | None] = mapped_column(index=True)
+    key: Mapped[str | None]
+    source: Mapped[str]
+    text: Mapped[str]
+    created: Mapped[float]
+    undone: Mapped[float | None]
+    client: Mapped[str | None] = mapped_column(unique=True)
+
+
+class Comparison(Base):
+    """Which of two answers to one prompt is better: left, right, tie, or bad (both are)."""
+
+    __tablename__ = "comparisons"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    duel: Mapped[str] = mapped_column(index=True)
+    left: Mapped[str] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), index=True)
+    right: Mapped[str] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), index=True)
+    user: Mapped[str | None] = mapped_column(index=True)
+    key: Mapped[str | None]
+    source: Mapped[str]
+    winner: Mapped[str]
+    reason: Mapped[str | None]
+    created: Mapped[float]
+    undone: Mapped[float | None]
+    client: Mapped[str | None] = mapped_column(unique=True)
+
+
+class Experiment(Base):
+    """An A/B test's standing: what decides who gets which arm, and what was decided."""
+
+    __tablename__ = "experiments"
+    name: Mapped[str] = mapped_column(primary_key=True)
+    salt: Mapped[str]
+    arms: Mapped[dict[str, Any]]
+    """{arm: share of the users}."""
+    status: Mapped[str]
+    """running, promoted, stopped or rolled_back."""
+    winner: Mapped[str | None]
+    started: Mapped[float]
+    changed: Mapped[float]
+
+
+class ExperimentEvent(Base):
+    """What happened to an experiment, in order; rows are only ever added."""
+
+    __tablename__ = "experiment_events"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    experiment: Mapped[str] = mapped_column(ForeignKey("experiments.name", ondelete="CASCADE"), index=True)
+    created: Mapped[float]
+    kind: Mapped[str]
+    arm: Mapped[str | None]
+    detail: Mapped[dict[str, Any]]
+
+
+class Task(Base):
+    """Something to annotate: a pair to compare, a draft to correct, spans to flag."""
+
+    __tablename__ = "tasks"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    kind: Mapped[str]
+    """pair, draft or spans."""
+    exchange: Mapped[str] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), index=True)
+    choice: Mapped[int]
+    other: Mapped[str | None] = mapped_column(ForeignKey("exchanges.id", ondelete="CASCADE"), index=True)
+    """The second answer's exchange, in a pair."""
+    other_choice: Mapped[int | None]
+    gold: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """The known answer of a gold question."""
+    wanted: Mapped[int]
+    """How many people are to annotate it."""
+    priority: Mapped[float]
+    created: Mapped[float]
+    closed: Mapped[float | None]
+
+
+class Annotation(Base):
+    """What one annotator said about a task, or that they skipped it."""
+
+    __tablename__ = "annotations"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    task: Mapped[str] = mapped_column(ForeignKey("tasks.id", ondelete="CASCADE"), index=True)
+    annotator: Mapped[str] = mapped_column(index=True)
+    value: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    """{"winner"} of a pair, {"text"} of a draft, {"spans": [{"start", "end", "label"}]}; null: skipped."""
+    seconds: Mapped[float | None]
+    created: Mapped[float]
+    undone: Mapped[float | None]
+    feedback: Mapped[str | None]
+    """The comparison or correction that was stored with it, for undo."""
+
+
+class Export(Base):
+    """A data set that was written out of the store."""
+
+    __tablename__ = "exports"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created: Mapped[float]
+    folder: Mapped[str]
+    settings: Mapped[dict[str, Any]]
+    files: Mapped[dict[str, Any]]
+    """{file: {"rows", "sha256", "records"}}: hashes of the bytes and of the records as a run sees them."""
+
+
+class ExportItem(Base):
+    """Which line of an export came out of which row of the store. It outlives that row on purpose."""
+
+    __tablename__ = "export_items"
+    export: Mapped[str] = mapped_column(ForeignKey("exports.id", ondelete="CASCADE"), primary_key=True)
+    file: Mapped[str] = mapped_column(primary_key=True)
+    line: Mapped[int] = mapped_column(primary_key=True)
+    source: Mapped[str] = mapped_column(primary_key=True, index=True)
+    """The id of an exchange, rating, correction or comparison."""
+    erased: Mapped[float | None]
+
+
+class Erasure(Base):
+    """That somebody's records were erased, and where copies of them remain. It names nobody."""
+
+    __tablename__ = "erasures"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    created: Mapped[float]
+    rows: Mapped[dict[str, Any]]
+    exports: Mapped[list[Any]]
+    models: Mapped[list[Any]]
