@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from chatwright.console.experiments import ab_app
+from chatwright.console.screen import StorePlace, console
+
 app = typer.Typer(
     name="chatwright",
     help="Build, align and run your own chat model: the whole RLHF loop in one tool.",
@@ -19,23 +22,19 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-ab_app = typer.Typer(help="A/B tests: how they stand, promote, roll back, plan.", no_args_is_help=True)
 app.add_typer(ab_app, name="ab")
 feedback_app = typer.Typer(
     help="What people said: count it, take it into training, delete it.", no_args_is_help=True
 )
 app.add_typer(feedback_app, name="feedback")
-# No emoji: `file.jsonl:100:` is a place. Lines in a log file are not wrapped to 80 columns.
-console = Console(emoji=False, width=None if sys.stdout.isatty() else 160)
 
 Files = Annotated[
     list[str],
     typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
-]
-StorePlace = Annotated[
-    str, typer.Option("--store", metavar="FILE|URL", help="The server's store: a file, or postgresql://…")
 ]
 ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
 
@@ -119,6 +118,89 @@ def chat(
 
 
 @app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL… | RECIPE.yaml",
+            help="Model folders, hub names or URLs of OpenAI-compatible servers, NAME= in front to name one; "
+            "or a recipe with a serve stage.",
+        ),
+    ],
+    host: Annotated[str | None, typer.Option(help="Address to listen at [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port [8000]; 0 takes any.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://… [chatwright.db]"),
+    ] = None,
+    keys: Annotated[str | None, typer.Option(help="Ask for API keys: auto, on or off [auto].")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Shares of the users, as chat=0.9,small=0.1: an A/B test.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Which of a recipe's serve stages.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: limits.rate=100/minute"),
+    ] = None,
+) -> None:
+    """Put models on the air: OpenAI's API, a chat page, feedback and A/B tests.
+
+    SIGTERM and Ctrl-C finish what runs, SIGHUP looks for changed models.
+    """
+    from chatwright.console import serve as served
+
+    told = {"host": host, "port": port, "keys": keys}
+    if len(models) == 1 and models[0].endswith((".yaml", ".yml")):
+        from chatwright.core.interrupt import StopFlag
+        from chatwright.pipeline import Run
+        from chatwright.recipe.read import read_recipe
+
+        path = Path(models[0])
+        work = Run(read_recipe(path), path.resolve().parent, console)
+        job = work.job("serve", {}, StopFlag())
+        served.serve_recipe(work.recipe, job, stage, store, set_ or [], told, console)
+    else:
+        served.serve_models(models, arms, store, set_ or [], told, console)
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; a note for yourself.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may do, several times for more: chat, feedback, admin [chat feedback]."),
+    ] = None,
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Make a key. It is shown once; the store keeps a digest."""
+    from chatwright.console.serve import add_key
+    from chatwright.serve.store import StoreConfig
+
+    add_key(name, scope or ("chat", "feedback"), StoreConfig(url=store), console)
+
+
+@keys_app.command("list")
+def keys_list(store: StorePlace = "chatwright.db") -> None:
+    """Show the keys by id and name."""
+    from chatwright.console.serve import list_keys
+    from chatwright.serve.store import StoreConfig
+
+    list_keys(StoreConfig(url=store), console)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="A key's id, as `keys list` shows it.")],
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Withdraw a key."""
+    from chatwright.console.serve import revoke_key
+    from chatwright.serve.store import StoreConfig
+
+    revoke_key(key, StoreConfig(url=store), console)
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, devices, memory and disk, and what is missing for which extra."""
     from chatwright.console.doctor import examine
@@ -176,12 +258,6 @@ def data_convert(
     convert_file(source, target, console)
 
 
-StorePlace = Annotated[
-    str,
-    typer.Option("--store", help="The server's store: a file, or postgresql://…", envvar="CHATWRIGHT_STORE"),
-]
-
-
 @feedback_app.command("export")
 def feedback_export(
     out: Annotated[Path, typer.Option(help="A new folder, or that of an earlier export.")] = Path("feedback"),
@@ -234,61 +310,6 @@ def feedback_stats(store: StorePlace = "chatwright.db") -> None:
     from chatwright.console.feedback import show_stats
 
     show_stats(store, console)
-
-
-@ab_app.command("status")
-def ab_status(
-    name: Annotated[str | None, typer.Argument(help="The experiment; all by default.")] = None,
-    store: StorePlace = "chatwright.db",
-) -> None:
-    """Show arms, metrics with intervals valid at all times, guardrails, and the verdict with its reason."""
-    from chatwright.console.ab import print_status
-
-    print_status(store, name, console)
-
-
-@ab_app.command("promote")
-def ab_promote(
-    arm: Annotated[str, typer.Argument(help="The arm that all users are to get.")],
-    name: Annotated[str, typer.Option(help="The experiment.")] = "live",
-    store: StorePlace = "chatwright.db",
-) -> None:
-    """Give all users an arm. Running servers follow within seconds."""
-    from chatwright.console.ab import print_promotion
-
-    print_promotion(store, name, arm, console)
-
-
-@ab_app.command("rollback")
-def ab_rollback(
-    arm: Annotated[str | None, typer.Argument(help="Only this arm; all but the control by default.")] = None,
-    name: Annotated[str, typer.Option(help="The experiment.")] = "live",
-    store: StorePlace = "chatwright.db",
-) -> None:
-    """Take users back to the control, or undo the model that a gate promoted last."""
-    from chatwright.console.ab import print_rollback
-
-    print_rollback(store, name, arm, console)
-
-
-@ab_app.command("plan")
-def ab_plan(
-    baseline: Annotated[float, typer.Option(help="The control's rate, such as its share of thumbs up.")],
-    effect: Annotated[float, typer.Option(help="The difference to be found, as 0.05 or -0.05.")],
-    share: Annotated[float, typer.Option(help="The new arm's share of the users.")] = 0.5,
-    power: Annotated[float, typer.Option(help="Chance of finding it.")] = 0.8,
-    alpha: Annotated[float, typer.Option(help="Chance of a false finding.")] = 0.05,
-    ratings: Annotated[int, typer.Option(help="Ratings of a user who rates.")] = 1,
-    icc: Annotated[float, typer.Option(help="Correlation of one user's ratings.")] = 0.3,
-    users_a_day: Annotated[
-        float | None, typer.Option("--users-per-day", min=0.01, help="New users a day who rate.")
-    ] = None,
-) -> None:
-    """How many users a test needs: watched at all times, and with one look at the end beside it."""
-    from chatwright.console.plan import print_plan
-
-    settings = {"baseline": baseline, "effect": effect, "share": share, "power": power, "alpha": alpha}
-    print_plan({**settings, "ratings": ratings, "icc": icc}, users_a_day, console)
 
 
 def version(show: bool) -> None:

@@ -25,7 +25,7 @@ from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import hash_records as _hash_records
 from chatwright.data.clean import load
-from chatwright.recipe.schema import FreshModel, Recipe, Stage
+from chatwright.recipe.schema import FreshModel, ModelStage, Recipe, Stage
 from chatwright.stages.fresh import make_base
 from chatwright.stages.job import MODEL, Job, Outcome
 from chatwright.stages.table import STAGES
@@ -83,6 +83,7 @@ class Run:
             directory=self.directory / name,
             seed=self.recipe.seed,
             engine=self.recipe.engine,
+            sampler=self.recipe.sampler,
             template=self.recipe.template,
             models=models | {"base": self._base_model()},
             data=data,
@@ -107,7 +108,7 @@ class Run:
         if not isinstance(model, FreshModel):
             folder = Path(self._base_model())
             return {"base": sha256_of(folder) if folder.is_dir() else hash_of(model)}
-        used = {name for stage in self.recipe.stages if stage.kind in ("train", "rl") for name in stage.data}
+        used = {name for stage in self.recipe.stages if isinstance(stage, ModelStage) for name in stage.data}
         texts = {name: records[name] for name in sorted(used)}
         fingerprint = hash_of(
             [model.model_dump(), {n: _hash_records(r) for n, r in texts.items()}, self.recipe.seed]
@@ -185,6 +186,8 @@ class Run:
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
         settings = stage.model_dump(mode="json", exclude={"save_every"})
+        if stage.kind != "train":  # another sampler draws other answers from the same seed
+            settings["sampler"] = self.recipe.sampler.kind
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")
         return hash_of([settings, inputs, data, engine, template, self.recipe.seed, __version__])
@@ -213,6 +216,8 @@ class Run:
 
 def inputs_of(stage: Stage) -> set[str]:
     """The models a stage reads: names of stages, folders or hub names."""
+    if stage.kind == "serve":
+        return set(stage.arms)
     if stage.kind == "evaluate":
         return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
     if stage.kind == "gate":
@@ -226,6 +231,8 @@ def inputs_of(stage: Stage) -> set[str]:
 
 def sources_of(stage: Stage) -> set[str]:
     """The data sources a stage reads."""
+    if stage.kind == "serve":
+        return set()
     extra: tuple[str, ...] = ()
     if stage.kind == "train":
         extra = stage.held_out_data

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
         Recipe,
         RewardPart,
         RLStage,
+        ServeStage,
         Stage,
         TrainStage,
     )
@@ -35,6 +36,8 @@ def check_names(recipe: Recipe) -> None:
             _check_rl(stage, recipe, earlier, where)
         elif stage.kind == "gate":
             _check_gate(stage, recipe, earlier, where)
+        elif stage.kind == "serve":
+            _check_serve(stage, earlier, where)
         else:
             _check_evaluate(stage, recipe, earlier, where)
         earlier[stage.name] = stage
@@ -81,6 +84,11 @@ def _check_gate(stage: GateStage, recipe: Recipe, earlier: Mapping[str, Stage], 
             raise ValueError(f"{where}: {key}: {name!r} is no score of it{nearest(name, scores)}")
 
 
+def _check_serve(stage: ServeStage, earlier: Mapping[str, Stage], where: str) -> None:
+    for name in stage.arms:
+        _policy(name, earlier, f"{where}: arms")
+
+
 def is_reward_model(stage: Stage | None) -> bool:
     """Does this stage make a model with a scalar head?"""
     objective = getattr(stage, "objective", None)
@@ -103,8 +111,8 @@ def _policy(name: str | None, earlier: Mapping[str, Stage], where: str) -> None:
         )
     if is_reward_model(earlier[name]):
         raise ValueError(f"{where}: {name!r} is a reward model, which scores but does not speak")
-    if earlier[name].kind in ("evaluate", "gate"):
-        raise ValueError(f"{where}: {name!r} compares models and makes none")
+    if earlier[name].kind in ("evaluate", "gate", "serve"):
+        raise ValueError(f"{where}: {name!r} is of kind {earlier[name].kind} and makes no model")
 
 
 def _rewards(reward: Mapping[str, RewardPart], earlier: Mapping[str, Stage], where: str) -> None:

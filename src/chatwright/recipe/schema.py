@@ -20,7 +20,9 @@ from chatwright.recipe.check import check_names
 from chatwright.rl.config import RLConfig
 from chatwright.rl.health import HealthConfig
 from chatwright.sampling.base import SamplingConfig
-from chatwright.serve.experiment import Guardrail
+from chatwright.sampling.choice import SamplerConfig
+from chatwright.serve.config import ServeConfig
+from chatwright.serve.experiment import ExperimentConfig, Guardrail
 from chatwright.train import presets
 from chatwright.train.objectives import OBJECTIVES
 
@@ -225,7 +227,35 @@ class GateStage(StageBase):
         return reward_parts(reward)
 
 
-Stage = Annotated[TrainStage | RLStage | EvaluateStage | GateStage, Field(discriminator="kind")]
+class ServeStage(StageBase):
+    """What `chatwright serve recipe.yaml` puts on the air; `chatwright run` only notes it down."""
+
+    kind: Literal["serve"]
+    arms: dict[str, float] = Field(
+        description="Stages or model folders and their shares of the users; together 1."
+    )
+    server: ServeConfig = Field(default_factory=ServeConfig, description="Address, limits, keys …")
+    store: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The store's settings (url, redact, keep_days …); chatwright.db in the run's folder.",
+    )
+    experiment: dict[str, Any] = Field(
+        default_factory=dict,
+        description="How arms are compared: metric, guardrails, promote … of the A/B test.",
+    )
+
+    @property
+    def test(self) -> ExperimentConfig:
+        """The A/B test between the arms."""
+        return ExperimentConfig(**{"name": self.name, **self.experiment, "arms": self.arms})
+
+    @model_validator(mode="after")
+    def _arms_make_a_test(self) -> ServeStage:
+        _ = self.test
+        return self
+
+
+Stage = Annotated[TrainStage | RLStage | EvaluateStage | GateStage | ServeStage, Field(discriminator="kind")]
 
 
 class Recipe(Config):
@@ -236,6 +266,9 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     model: str | FreshModel = Field(description="A model folder, a hub name, or {new: {…}}.")
     engine: EngineConfig = Field(default_factory=EngineConfig)
+    sampler: SamplerConfig = Field(
+        default_factory=SamplerConfig, description="Where answers are drawn: auto, local, vllm or settings."
+    )
     template: TemplateConfig = Field(default_factory=TemplateConfig)
     data: dict[str, DataSource] = Field(description="Data sources by name.")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="What to do when rows cannot be used.")
@@ -243,6 +276,11 @@ class Recipe(Config):
         ("tensorboard",), description="Where numbers go besides metrics.jsonl."
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="What to do, in order.")
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _bare_kind(cls, sampler: Any) -> Any:
+        return {"kind": sampler} if isinstance(sampler, str) else sampler
 
     @field_validator("data", mode="before")
     @classmethod

@@ -54,9 +54,10 @@ def answers_of(stage: EvaluateStage, job: Job, outcome: Outcome) -> Answered:
     answers: dict[str, list[Rollout]] = {}
     for name in stage.compare:
         with outcome.phase(f"answers of {name}"):
-            sampler = build.sampler(build.policy(job, name))
+            sampler = build.sampler(build.policy(job, name), job)
             seed = derive(job.seed, stage.name, "answers")
             answers[name] = reward(sampler.generate(prompts, stage.answers, stage.sampling, seed))
+            sampler.close()
         job.say(f"{name}: mean reward {fmean(r.reward for r in answers[name]):.4g} on {len(prompts)} prompts")
     return Answered(prompts, baseline, answers)
 

@@ -53,7 +53,7 @@ def base_model(recipe: Recipe, job: Job) -> str:
     """The recipe's model; a new one is made in the scratch folder, so that its tokenizer can count."""
     if not isinstance(recipe.model, FreshModel):
         return job.model("base")
-    used = {name for stage in recipe.stages if stage.kind in ("train", "rl") for name in stage.data}
+    used = {name for stage in recipe.stages if isinstance(stage, TrainStage | RLStage) for name in stage.data}
     texts = {name: job.data[name] for name in sorted(used)}
     make_base(recipe.model.new, replace(job, directory=job.directory / "base", data=texts))
     return str(job.directory / "base" / MODEL)
@@ -64,6 +64,8 @@ def row_of(stage: Stage, job: Job) -> tuple[str, ...]:
     if isinstance(stage, EvaluateStage | GateStage):
         prompts = sum(len(job.data[name]) for name in stage.data)
         return stage.kind, str(prompts), "", "", "", ""
+    if not isinstance(stage, TrainStage | RLStage):
+        return stage.kind, "", "", "", "", ""
     policy = build.policy(job, "base", stage.lora)
     whole = sum(p.numel() for p in policy.model.parameters())
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from chatwright.stages import evaluate, gate, rl, train
+from chatwright.stages import evaluate, gate, rl, serve, train
 from chatwright.stages.job import Job, Outcome
 
 STAGES: dict[str, Callable[[Any, Job], Outcome]] = {
@@ -13,4 +13,5 @@ STAGES: dict[str, Callable[[Any, Job], Outcome]] = {
     "rl": rl.run,
     "evaluate": evaluate.run,
     "gate": gate.run,
+    "serve": serve.run,
 }
