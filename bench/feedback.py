@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import psutil
 from bench.harness import ROOT, Options, Round, Row, Sides, timed
 from sqlalchemy import select
 
@@ -91,19 +92,21 @@ def over_http(options: Options) -> Iterator[Sides]:
         with subprocess.Popen(command, cwd=ROOT) as process:
             try:
                 wait_for(port)
-                yield Sides(lambda: send_all(url, port, RATINGS[options.quick]))
+                server = psutil.Process(process.pid)
+                yield Sides(lambda: send_all(url, port, RATINGS[options.quick], server))
             finally:
                 process.terminate()
 
 
-def send_all(url: str, port: int, total: int) -> Round:
-    """One round over HTTP."""
+def send_all(url: str, port: int, total: int, server: psutil.Process) -> Round:
+    """One round over HTTP. The note says what it cost the server, however busy the machine was."""
     with contextlib.closing(Store.open(url)) as store:
-        before = ids(store)
+        before, start = ids(store), sum(server.cpu_times()[:2])
         with timed() as seconds:
             found = asyncio.run(clients(port, total))
+        cost = (sum(server.cpu_times()[:2]) - start) / total
         checked(store, found, before)
-    return Round(total / seconds[0])
+    return Round(total / seconds[0], note=f"{1e6 * cost:.0f} µs of the server's CPU time a rating")
 
 
 async def clients(port: int, total: int) -> list[str]:
