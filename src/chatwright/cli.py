@@ -19,6 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 feedback_app = typer.Typer(
@@ -31,6 +33,9 @@ console = Console(emoji=False, width=None if sys.stdout.isatty() else 160)
 Files = Annotated[
     list[str],
     typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
+]
+StorePlace = Annotated[
+    str, typer.Option("--store", envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://…")
 ]
 ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
 
@@ -111,6 +116,89 @@ def chat(
         repetition_penalty=repetition_penalty,
     )
     Chat.open(model, system, sampling, seed, console).talk()
+
+
+@app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL… | RECIPE.yaml",
+            help="Model folders, hub names or URLs of OpenAI-compatible servers, NAME= in front to name one; "
+            "or a recipe with a serve stage.",
+        ),
+    ],
+    host: Annotated[str | None, typer.Option(help="Address to listen at [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port [8000]; 0 takes any.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://… [chatwright.db]"),
+    ] = None,
+    keys: Annotated[str | None, typer.Option(help="Ask for API keys: auto, on or off [auto].")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Shares of the users, as chat=0.9,small=0.1: an A/B test.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Which of a recipe's serve stages.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: limits.rate=100/minute"),
+    ] = None,
+) -> None:
+    """Put models on the air: OpenAI's API, a chat page, feedback and A/B tests.
+
+    SIGTERM and Ctrl-C finish what runs, SIGHUP looks for changed models.
+    """
+    from chatwright.console import serve as served
+
+    told = {"host": host, "port": port, "keys": keys}
+    if len(models) == 1 and models[0].endswith((".yaml", ".yml")):
+        from chatwright.core.interrupt import StopFlag
+        from chatwright.pipeline import Run
+        from chatwright.recipe.read import read_recipe
+
+        path = Path(models[0])
+        work = Run(read_recipe(path), path.resolve().parent, console)
+        job = work.job("serve", {}, StopFlag())
+        served.serve_recipe(work.recipe, job, stage, store, set_ or [], told, console)
+    else:
+        served.serve_models(models, arms, store, set_ or [], told, console)
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; a note for yourself.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may do, several times for more: chat, feedback, admin [chat feedback]."),
+    ] = None,
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Make a key. It is shown once; the store keeps a digest."""
+    from chatwright.console.serve import add_key
+    from chatwright.serve.store import StoreConfig
+
+    add_key(name, scope or ("chat", "feedback"), StoreConfig(url=store), console)
+
+
+@keys_app.command("list")
+def keys_list(store: StorePlace = "chatwright.db") -> None:
+    """Show the keys by id and name."""
+    from chatwright.console.serve import list_keys
+    from chatwright.serve.store import StoreConfig
+
+    list_keys(StoreConfig(url=store), console)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="A key's id, as `keys list` shows it.")],
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Withdraw a key."""
+    from chatwright.console.serve import revoke_key
+    from chatwright.serve.store import StoreConfig
+
+    revoke_key(key, StoreConfig(url=store), console)
 
 
 @app.command()

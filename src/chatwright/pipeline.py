@@ -25,7 +25,7 @@ from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import hash_records as _hash_records
 from chatwright.data.clean import load
-from chatwright.recipe.schema import FreshModel, Recipe, Stage
+from chatwright.recipe.schema import FreshModel, ModelStage, Recipe, Stage
 from chatwright.stages.fresh import make_base
 from chatwright.stages.job import MODEL, Job, Outcome
 from chatwright.stages.table import STAGES
@@ -107,7 +107,7 @@ class Run:
         if not isinstance(model, FreshModel):
             folder = Path(self._base_model())
             return {"base": sha256_of(folder) if folder.is_dir() else hash_of(model)}
-        used = {name for stage in self.recipe.stages if stage.kind != "evaluate" for name in stage.data}
+        used = {name for stage in self.recipe.stages if isinstance(stage, ModelStage) for name in stage.data}
         texts = {name: records[name] for name in sorted(used)}
         fingerprint = hash_of(
             [model.model_dump(), {n: _hash_records(r) for n, r in texts.items()}, self.recipe.seed]
@@ -204,6 +204,8 @@ class Run:
 
 def inputs_of(stage: Stage) -> set[str]:
     """The models a stage reads: names of stages, folders or hub names."""
+    if stage.kind == "serve":
+        return set(stage.arms)
     if stage.kind == "evaluate":
         return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
     names = {stage.from_ or "base", stage.reference or stage.from_ or "base"}
@@ -215,6 +217,8 @@ def inputs_of(stage: Stage) -> set[str]:
 
 def sources_of(stage: Stage) -> set[str]:
     """The data sources a stage reads."""
+    if stage.kind == "serve":
+        return set()
     extra: tuple[str, ...] = ()
     if stage.kind == "train":
         extra = stage.held_out_data

@@ -20,6 +20,8 @@ from chatwright.recipe.check import check_names
 from chatwright.rl.config import RLConfig
 from chatwright.rl.health import HealthConfig
 from chatwright.sampling.base import SamplingConfig
+from chatwright.serve.config import ServeConfig
+from chatwright.serve.experiment import ExperimentConfig
 from chatwright.train import presets
 from chatwright.train.objectives import OBJECTIVES
 
@@ -189,7 +191,35 @@ class EvaluateStage(StageBase):
         return reward_parts(reward)
 
 
-Stage = Annotated[TrainStage | RLStage | EvaluateStage, Field(discriminator="kind")]
+class ServeStage(StageBase):
+    """What `chatwright serve recipe.yaml` puts on the air; `chatwright run` only notes it down."""
+
+    kind: Literal["serve"]
+    arms: dict[str, float] = Field(
+        description="Stages or model folders and their shares of the users; together 1."
+    )
+    server: ServeConfig = Field(default_factory=ServeConfig, description="Address, limits, keys …")
+    store: dict[str, Any] = Field(
+        default_factory=dict,
+        description="The store's settings (url, redact, keep_days …); chatwright.db in the run's folder.",
+    )
+    experiment: dict[str, Any] = Field(
+        default_factory=dict,
+        description="How arms are compared: metric, guardrails, promote … of the A/B test.",
+    )
+
+    @property
+    def test(self) -> ExperimentConfig:
+        """The A/B test between the arms."""
+        return ExperimentConfig(**{"name": self.name, **self.experiment, "arms": self.arms})
+
+    @model_validator(mode="after")
+    def _arms_make_a_test(self) -> ServeStage:
+        _ = self.test
+        return self
+
+
+Stage = Annotated[TrainStage | RLStage | EvaluateStage | ServeStage, Field(discriminator="kind")]
 
 
 class Recipe(Config):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator
@@ -12,46 +13,99 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from chatwright import __version__
-from chatwright.serve.auth import SCOPES, Gate, bearer, needs
+from chatwright.serve.annotation_api import annotation_api
+from chatwright.serve.auth import SCOPES, Gate, bearer, keys_in_force, needs
+from chatwright.serve.book import StoreBook
 from chatwright.serve.config import ServeConfig
+from chatwright.serve.conversations import conversations_api
 from chatwright.serve.errors import ApiError, add_handlers
-from chatwright.serve.exchange import Book, Service
-from chatwright.serve.fleet import Fleet
+from chatwright.serve.exchange import Service
+from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.feedback_api import feedback_api
+from chatwright.serve.fleet import Fleet, standing_of
+from chatwright.serve.lineage import describe
 from chatwright.serve.middleware import Shield
+from chatwright.serve.models import Find, Watcher, models_api
 from chatwright.serve.openai_api import openai_api, service
 from chatwright.serve.pages import pages
+from chatwright.serve.store import Store
 from chatwright.serve.telemetry import Telemetry
 
 logger = logging.getLogger("chatwright.serve")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 
 
-def create_app(config: ServeConfig, fleet: Fleet, book: Book) -> FastAPI:
-    """The app. Models are loaded when it starts; requests before that are told to wait."""
-    telemetry = Telemetry(lambda: fleet.backends, lambda: 0, config.trace)
+def create_app(
+    config: ServeConfig,
+    fleet: Fleet,
+    store: Store,
+    experiment: ExperimentConfig | None = None,
+    find: Find | None = None,
+) -> FastAPI:
+    """The app. Models are loaded when it starts; `find` is asked from time to time what is to be served."""
+    telemetry = Telemetry(lambda: fleet.backends, lambda: store.waiting, config.trace)
+    watcher = Watcher(find, config) if find else None
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        app.state.reload = asyncio.Event()
+        app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
         await fleet.start()
+        for name, model in watcher.find().items() if watcher else ():
+            await asyncio.wrap_future(store.add_model(describe(model.place, name)))
+        if experiment:
+            await asyncio.wrap_future(store.start_experiment(experiment.name, experiment.arms))
+            fleet.standing = await asyncio.to_thread(standing_of, store, experiment.name)
+        keeper = asyncio.create_task(_keep_up(app, store, watcher, experiment))
         try:
             yield
         finally:
             app.state.service.draining = True
+            keeper.cancel()
             await fleet.close()
 
     app = FastAPI(
         title="Chatwright", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None,
         dependencies=[Depends(bearer)],
     )  # fmt: skip
-    app.state.service = Service(config, fleet, telemetry, book)
+    app.state.service = Service(config, fleet, telemetry, StoreBook(store))
     app.state.gate = Gate(config)
     add_handlers(app)
     app.include_router(openai_api())
+    app.include_router(feedback_api(store))
     app.include_router(pages())
+    _add_admin(app, store)
     _add_health(app, config, telemetry)
     _add_me(app)
     _surround(app, config)
     return app
+
+
+def _add_admin(app: FastAPI, store: Store) -> None:
+    """What needs the scope admin."""
+    admin = needs("admin")
+    for router in (models_api(), annotation_api(store), conversations_api(store)):
+        app.include_router(router, dependencies=[Depends(admin)])
+
+
+async def _keep_up(
+    app: FastAPI, store: Store, watcher: Watcher | None, experiment: ExperimentConfig | None
+) -> None:
+    """Notice every few seconds, or at once on SIGHUP, what others have changed: keys, models, shares."""
+    own: Service = app.state.service
+    while True:
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(app.state.reload.wait(), own.config.refresh)
+        app.state.reload.clear()
+        try:
+            app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
+            if experiment:
+                own.fleet.standing = await asyncio.to_thread(standing_of, store, experiment.name)
+            if watcher:
+                for name, model in await watcher.look(own):
+                    await asyncio.wrap_future(store.add_model(describe(model.place, name)))
+        except Exception:
+            logger.exception("what changed outside could not be taken over; what was known still holds")
 
 
 def _surround(app: FastAPI, config: ServeConfig) -> None:
