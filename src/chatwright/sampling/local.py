@@ -121,6 +121,9 @@ class LocalSampler:
     def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the module is the trained one."""
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     # the engine
 
     def _advance(self) -> list[Row]:
