@@ -83,6 +83,7 @@ class Run:
             directory=self.directory / name,
             seed=self.recipe.seed,
             engine=self.recipe.engine,
+            sampler=self.recipe.sampler,
             template=self.recipe.template,
             models=models | {"base": self._base_model()},
             data=data,
@@ -176,6 +177,8 @@ class Run:
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
         settings = stage.model_dump(mode="json", exclude={"save_every"})
+        if stage.kind != "train":  # another sampler draws other answers from the same seed
+            settings["sampler"] = self.recipe.sampler.kind
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")
         return hash_of([settings, inputs, data, engine, template, self.recipe.seed, __version__])

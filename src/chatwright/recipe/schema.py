@@ -20,6 +20,7 @@ from chatwright.recipe.check import check_names
 from chatwright.rl.config import RLConfig
 from chatwright.rl.health import HealthConfig
 from chatwright.sampling.base import SamplingConfig
+from chatwright.sampling.choice import SamplerConfig
 from chatwright.serve.config import ServeConfig
 from chatwright.serve.experiment import ExperimentConfig
 from chatwright.train import presets
@@ -230,6 +231,9 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     model: str | FreshModel = Field(description="A model folder, a hub name, or {new: {…}}.")
     engine: EngineConfig = Field(default_factory=EngineConfig)
+    sampler: SamplerConfig = Field(
+        default_factory=SamplerConfig, description="Where answers are drawn: auto, local, vllm or settings."
+    )
     template: TemplateConfig = Field(default_factory=TemplateConfig)
     data: dict[str, DataSource] = Field(description="Data sources by name.")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="What to do when rows cannot be used.")
@@ -237,6 +241,11 @@ class Recipe(Config):
         ("tensorboard",), description="Where numbers go besides metrics.jsonl."
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="What to do, in order.")
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _bare_kind(cls, sampler: Any) -> Any:
+        return {"kind": sampler} if isinstance(sampler, str) else sampler
 
     @field_validator("data", mode="before")
     @classmethod

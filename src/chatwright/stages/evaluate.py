@@ -33,9 +33,10 @@ def run(stage: EvaluateStage, job: Job) -> Outcome:
     answers: dict[str, list[Rollout]] = {}
     for name in stage.compare:
         with outcome.phase(f"answers of {name}"):
-            sampler = build.sampler(build.policy(job, name))
+            sampler = build.sampler(build.policy(job, name), job)
             seed = derive(job.seed, stage.name, "answers")
             answers[name] = reward(sampler.generate(prompts, stage.answers, stage.sampling, seed))
+            sampler.close()
         job.say(f"{name}: mean reward {fmean(r.reward for r in answers[name]):.4g} on {len(prompts)} prompts")
     with outcome.phase("compare"):
         kl = {name: divergence(rollouts, baseline, stage, job) for name, rollouts in answers.items()}
