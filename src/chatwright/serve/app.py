@@ -21,6 +21,7 @@ from chatwright.serve.conversations import conversations_api
 from chatwright.serve.errors import ApiError, add_handlers
 from chatwright.serve.exchange import Service
 from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.export_api import export_api
 from chatwright.serve.feedback_api import feedback_api
 from chatwright.serve.fleet import Fleet, standing_of
 from chatwright.serve.lineage import describe
@@ -84,7 +85,7 @@ def create_app(
 def _add_admin(app: FastAPI, store: Store) -> None:
     """What needs the scope admin."""
     admin = needs("admin")
-    for router in (models_api(), annotation_api(store), conversations_api(store)):
+    for router in (models_api(), annotation_api(store), conversations_api(store), export_api(store)):
         app.include_router(router, dependencies=[Depends(admin)])
 
 
