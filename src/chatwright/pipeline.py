@@ -123,11 +123,20 @@ class Run:
     ) -> None:
         if self._done(stage.name, prints[stage.name]):
             self.console.print(f"[dim]{stage.name}: done before, kept[/dim]")
+            self._stop_at_refusal(stage)
             return
         job = self.job(stage.name, records, stop)
         settings = stage.model_dump(mode="json", by_alias=True)
         inputs = sorted(inputs_of(stage))
         self._record(stage.name, prints[stage.name], settings, inputs, lambda: STAGES[stage.kind](stage, job))
+        self._stop_at_refusal(stage)
+
+    def _stop_at_refusal(self, stage: Stage) -> None:
+        """A strict gate that refused its model ends the run with an error, each time it is run."""
+        if stage.kind == "gate" and stage.strict:
+            refused = read_json(self.directory / stage.name / "manifest.json")["result"]["refused"]
+            if refused:
+                raise ChatwrightError(f"{stage.name}: {stage.model} was refused: {'; '.join(refused)}")
 
     def _record(
         self, name: str, fingerprint: str, settings: Mapping[str, Any], inputs: Sequence[str], work: Any
@@ -211,6 +220,8 @@ def inputs_of(stage: Stage) -> set[str]:
         return set(stage.arms)
     if stage.kind == "evaluate":
         return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
+    if stage.kind == "gate":
+        return {stage.model, stage.live, *(part.rule or name for name, part in stage.reward.items())}
     names = {stage.from_ or "base", stage.reference or stage.from_ or "base"}
     if stage.kind == "rl":
         names |= {part.rule or name for name, part in stage.reward.items()}
