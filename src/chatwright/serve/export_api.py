@@ -1,4 +1,4 @@
-"""Feedback as training data to download from the admin page: the same files as `chatwright feedback export`."""
+"""Feedback as training data to download from the admin page: what `chatwright feedback export` writes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def export_api(store: Store) -> APIRouter:
         return Response(
             zipped(store),
             media_type="application/zip",
-            headers={"Content-Disposition": 'attachment; filename="feedback.zip"', "Cache-Control": "no-store"},
+            headers={"Content-Disposition": 'attachment; filename="feedback.zip"'},
         )
 
     return router
