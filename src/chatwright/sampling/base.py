@@ -52,6 +52,10 @@ class Sampler(Protocol):
         """Take over the policy's new weights."""
         ...
 
+    def close(self) -> None:
+        """Give back what it holds outside of the policy itself; nothing is asked of it afterwards."""
+        ...
+
 
 class Constraint(Protocol):
     """A grammar: which tokens may come next."""

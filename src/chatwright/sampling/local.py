@@ -151,6 +151,9 @@ class LocalSampler:
         """The module is the trained one, so nothing is copied; what was computed from it is."""
         self.runner.publish()
 
+    def close(self) -> None:
+        """Nothing to give back."""
+
     # the engine
 
     def _run(self, rows: Sequence[Row]) -> None:
