@@ -18,7 +18,10 @@ from chatwright.sampling.proof import prove
 from chatwright.sampling.row import Row
 
 GROUP = 16
-"""On a CPU attention runs over so many slots at once, up to the longest of them."""
+"""On a CPU attention runs over at most so many slots at once, up to the longest of them …"""
+
+PIECE = 1_600_000
+"""… and over about so many bytes, which a core's own cache holds."""
 
 
 PROVE_EVERY = 50
@@ -35,6 +38,7 @@ class Lean:
         self.cache = Cache(
             len(spec.blocks), spec.kv_heads, spec.dim, weight.dtype, weight.device, budget * 3 // 4
         )
+        self.layer_bytes = self.cache.token_bytes // len(spec.blocks)
         self.prefixes = Prefixes(budget // 4)
         self.decoder = Decoder(spec, can_pack(model))
         self.rows: list[Row | None] = []
@@ -133,7 +137,7 @@ class Lean:
         if self.graphs:
             logits = self.graphs.decode(ids, positions, max(lengths))
         else:
-            logits = self.decoder.decode(ids, positions, self.cache, groups(lengths))
+            logits = self.decoder.decode(ids, positions, self.cache, groups(lengths, self.layer_bytes))
         if self.filled:
             ready = [i for i, row in enumerate(rows) if row.number not in self.filled]
             rows, logits = [rows[i] for i in ready], logits[torch.tensor(ready, device=self.device).long()]
@@ -223,8 +227,12 @@ class Lean:
         self.cache.used = len(self.rows)
 
 
-def groups(lengths: Sequence[int]) -> list[Group]:
-    """Slots in blocks, each with the length of its longest row."""
+def groups(lengths: Sequence[int], token_bytes: int) -> list[Group]:
+    """Slots in blocks whose keys and values (`token_bytes` a token and layer) are about PIECE together, each
+    with the length of its longest row.
+    """
+    mean = sum(lengths) / len(lengths)
+    size = max(1, min(GROUP, int(PIECE / (token_bytes * mean))))
     return [
-        (a, min(a + GROUP, len(lengths)), max(lengths[a : a + GROUP])) for a in range(0, len(lengths), GROUP)
+        (a, min(a + size, len(lengths)), max(lengths[a : a + size])) for a in range(0, len(lengths), size)
     ]
