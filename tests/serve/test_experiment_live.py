@@ -4,7 +4,7 @@ import shutil
 
 from chatwright.serve.config import ModelConfig
 from chatwright.serve.experiment import ExperimentConfig
-from chatwright.serve.standing import promote, replace_model, roll_back
+from chatwright.serve.standing import facts, promote, replace_model, roll_back, standing
 from served import ask, serving, tiny_folder
 
 TEST = ExperimentConfig(arms={"chat": 0.5, "small": 0.5})
@@ -17,7 +17,7 @@ def test_a_running_server_follows_promotions_roll_backs_and_models_that_a_gate_l
 
         def arms() -> set[str]:
             found = set()
-            for n in range(12):
+            for n in range(20):
                 body = ask(user=f"u{n}", max_tokens=1, model="auto")
                 answer = http.post("/v1/chat/completions", json=body)
                 assert answer.status_code == 200, answer.text
@@ -25,8 +25,9 @@ def test_a_running_server_follows_promotions_roll_backs_and_models_that_a_gate_l
             return found
 
         assert arms() == {"chat", "small"}
+        served.wait(lambda: len(facts(served.store, standing(served.store, "live")).requests) == 20)
         board = http.get("/admin/api/experiments").json()["experiments"]
-        assert [test["name"] for test in board] == ["live"] and sum(board[0]["users"].values()) == 12
+        assert [test["name"] for test in board] == ["live"] and sum(board[0]["users"].values()) == 20
         promote(served.store, "live", "small")
         served.wait(lambda: arms() == {"small"})
         roll_back(served.store, "live")
