@@ -3,6 +3,7 @@
 import shutil
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import pytest
@@ -58,3 +59,11 @@ def watched(browser, address, **settings):
     context.close()
     assert not complaints
     assert not abroad
+
+
+def until(page, expression, seconds=15.0):
+    """Wait until an expression is true. Playwright's own wait needs eval, which the page forbids."""
+    end = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < end, f"never came true: {expression}"
+        page.wait_for_timeout(20)

@@ -1,6 +1,8 @@
 """Tiny real models for tests: seconds to train, nothing to download."""
 
 import copy
+import random
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -53,3 +55,18 @@ def tiny_scalar(seed: int = 0) -> Any:
     with torch.no_grad():
         model.score.weight.copy_(torch.linspace(-0.5, 0.5, config.hidden_size)[None])
     return model.eval()
+
+
+def tiny_prompt(seed: int, length: int) -> tuple[int, ...]:
+    """Tokens at random."""
+    return tuple(random.Random(seed).choices(range(4, 260), k=length))
+
+
+def drawn(sampler: Any, requests: Sequence[Any]) -> list[list[Any]]:
+    """The tokens of requests that are submitted together, in their order."""
+    numbers = [sampler.submit(request) for request in requests]
+    said: dict[int, list[Any]] = {number: [] for number in numbers}
+    while sampler.waiting or sampler.running:
+        for event in sampler.step():
+            said[event.request] += event.tokens
+    return [said[number] for number in numbers]

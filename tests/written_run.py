@@ -52,7 +52,8 @@ def write_stage(run: Path, name: str, kind: str, method: str = "", **more: Any) 
         "config": {"name": name, "data": {"demos": 1.0, "pairs": 1.0}}, "seconds": 60.0,
         "phases": {"learn": 55.0, "save": 5.0} if kind == "rl" else {"data": 5.0, "train": 55.0},
         "contract": {} if kind == "evaluate" else {"aggregation": "token mean"}, "result": {},
-        "data": {"demos": {"rows": 40, "sha256": "feed" * 16}},
+        "data": {"demos": {"rows": 40}},
+        "sources": {"demos": "feed" * 16},
     } | more)  # fmt: skip
 
 

@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from chatwright.console.experiments import ab_app
+from chatwright.console.screen import StorePlace, console
+
 app = typer.Typer(
     name="chatwright",
     help="Build, align and run your own chat model: the whole RLHF loop in one tool.",
@@ -19,13 +22,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=True,
 )
+keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
+app.add_typer(keys_app, name="keys")
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-# No emoji: `file.jsonl:100:` is a place. Lines in a log file are not wrapped to 80 columns.
-# Of several ranks only the first speaks.
-console = Console(
-    emoji=False, width=None if sys.stdout.isatty() else 160, quiet=os.environ.get("RANK", "0") != "0"
+app.add_typer(ab_app, name="ab")
+feedback_app = typer.Typer(
+    help="What people said: count it, take it into training, delete it.", no_args_is_help=True
 )
+app.add_typer(feedback_app, name="feedback")
 
 Files = Annotated[
     list[str],
@@ -128,6 +133,89 @@ def chat(
 
 
 @app.command()
+def serve(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL… | RECIPE.yaml",
+            help="Model folders, hub names or URLs of OpenAI-compatible servers, NAME= in front to name one; "
+            "or a recipe with a serve stage.",
+        ),
+    ],
+    host: Annotated[str | None, typer.Option(help="Address to listen at [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port [8000]; 0 takes any.")] = None,
+    store: Annotated[
+        str | None,
+        typer.Option(envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://… [chatwright.db]"),
+    ] = None,
+    keys: Annotated[str | None, typer.Option(help="Ask for API keys: auto, on or off [auto].")] = None,
+    arms: Annotated[
+        str | None, typer.Option(help="Shares of the users, as chat=0.9,small=0.1: an A/B test.")
+    ] = None,
+    stage: Annotated[str | None, typer.Option(help="Which of a recipe's serve stages.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Change a setting: limits.rate=100/minute"),
+    ] = None,
+) -> None:
+    """Put models on the air: OpenAI's API, a chat page, feedback and A/B tests.
+
+    SIGTERM and Ctrl-C finish what runs, SIGHUP looks for changed models.
+    """
+    from chatwright.console import serve as served
+
+    told = {"host": host, "port": port, "keys": keys}
+    if len(models) == 1 and models[0].endswith((".yaml", ".yml")):
+        from chatwright.core.interrupt import StopFlag
+        from chatwright.pipeline import Run
+        from chatwright.recipe.read import read_recipe
+
+        path = Path(models[0])
+        work = Run(read_recipe(path), path.resolve().parent, console)
+        job = work.job("serve", {}, StopFlag())
+        served.serve_recipe(work.recipe, job, stage, store, set_ or [], told, console)
+    else:
+        served.serve_models(models, arms, store, set_ or [], told, console)
+
+
+@keys_app.command("add")
+def keys_add(
+    name: Annotated[str, typer.Argument(help="Whose key it is; a note for yourself.")],
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="What it may do, several times for more: chat, feedback, admin [chat feedback]."),
+    ] = None,
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Make a key. It is shown once; the store keeps a digest."""
+    from chatwright.console.serve import add_key
+    from chatwright.serve.store import StoreConfig
+
+    add_key(name, scope or ("chat", "feedback"), StoreConfig(url=store), console)
+
+
+@keys_app.command("list")
+def keys_list(store: StorePlace = "chatwright.db") -> None:
+    """Show the keys by id and name."""
+    from chatwright.console.serve import list_keys
+    from chatwright.serve.store import StoreConfig
+
+    list_keys(StoreConfig(url=store), console)
+
+
+@keys_app.command("revoke")
+def keys_revoke(
+    key: Annotated[str, typer.Argument(help="A key's id, as `keys list` shows it.")],
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Withdraw a key."""
+    from chatwright.console.serve import revoke_key
+    from chatwright.serve.store import StoreConfig
+
+    revoke_key(key, StoreConfig(url=store), console)
+
+
+@app.command()
 def doctor() -> None:
     """Show versions, devices, memory and disk, and what is missing for which extra."""
     from chatwright.console.doctor import examine
@@ -183,6 +271,60 @@ def data_convert(
     from chatwright.console.data import convert_file
 
     convert_file(source, target, console)
+
+
+@feedback_app.command("export")
+def feedback_export(
+    out: Annotated[Path, typer.Option(help="A new folder, or that of an earlier export.")] = Path("feedback"),
+    store: StorePlace = "chatwright.db",
+    since: Annotated[str | None, typer.Option(help="Only feedback since a day: 2026-01-31.")] = None,
+    min_votes: Annotated[int, typer.Option(min=1, help="People who must have judged a record.")] = 1,
+    min_agreement: Annotated[
+        float, typer.Option(min=0.5, max=1, help="Share of them who must say the same.")
+    ] = 0.6,
+    max_share: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Largest share of the votes that one person may have.")
+    ] = 0.2,
+) -> None:
+    """Write what people said as training data (demos, pairs, rated, prompts), filtered, with a data card."""
+    from chatwright.console.feedback import export_feedback
+    from chatwright.serve.filters import FilterConfig
+
+    filters = FilterConfig(min_votes=min_votes, min_agreement=min_agreement, max_share=max_share)
+    export_feedback(store, out, since, filters, console)
+
+
+@feedback_app.command("erase")
+def feedback_erase(
+    user: Annotated[str, typer.Argument(help="The user id, as clients send it.")],
+    store: StorePlace = "chatwright.db",
+    runs: Annotated[
+        list[Path] | None, typer.Option(help="Folders of runs to search for models that learned from it.")
+    ] = None,
+) -> None:
+    """Erase everything of one user, and list the exported data sets and the models that hold copies."""
+    from chatwright.console.feedback import erase_user
+
+    erase_user(store, user, runs or [], console)
+
+
+@feedback_app.command("purge")
+def feedback_purge(
+    days: Annotated[float, typer.Option(min=0, help="Delete what is older than this.")],
+    store: StorePlace = "chatwright.db",
+) -> None:
+    """Delete requests and their feedback that are older than so many days."""
+    from chatwright.console.feedback import purge_older
+
+    purge_older(store, days, console)
+
+
+@feedback_app.command("stats")
+def feedback_stats(store: StorePlace = "chatwright.db") -> None:
+    """Count what the store holds."""
+    from chatwright.console.feedback import show_stats
+
+    show_stats(store, console)
 
 
 def version(show: bool) -> None:

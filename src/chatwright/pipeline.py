@@ -24,8 +24,9 @@ from chatwright.core import dist
 from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json, writes
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
+from chatwright.data.clean import hash_records as _hash_records
 from chatwright.data.clean import load
-from chatwright.recipe.schema import FreshModel, Recipe, Stage
+from chatwright.recipe.schema import FreshModel, ModelStage, Recipe, Stage
 from chatwright.stages.fresh import make_base
 from chatwright.stages.job import MODEL, Job, Outcome
 from chatwright.stages.table import STAGES
@@ -84,6 +85,7 @@ class Run:
             directory=self.directory / name,
             seed=self.recipe.seed,
             engine=self.recipe.engine,
+            sampler=self.recipe.sampler,
             template=self.recipe.template,
             models=models | {"base": self._base_model()},
             data=data,
@@ -108,7 +110,7 @@ class Run:
         if not isinstance(model, FreshModel):
             folder = Path(self._base_model())
             return {"base": sha256_of(folder) if folder.is_dir() else hash_of(model)}
-        used = {name for stage in self.recipe.stages if stage.kind != "evaluate" for name in stage.data}
+        used = {name for stage in self.recipe.stages if isinstance(stage, ModelStage) for name in stage.data}
         texts = {name: records[name] for name in sorted(used)}
         fingerprint = hash_of(
             [model.model_dump(), {n: _hash_records(r) for n, r in texts.items()}, self.recipe.seed]
@@ -123,11 +125,20 @@ class Run:
     ) -> None:
         if self._done(stage.name, prints[stage.name]):
             self.console.print(f"[dim]{stage.name}: done before, kept[/dim]")
+            self._stop_at_refusal(stage)
             return
         job = self.job(stage.name, records, stop)
         settings = stage.model_dump(mode="json", by_alias=True)
         inputs = sorted(inputs_of(stage))
         self._record(stage.name, prints[stage.name], settings, inputs, lambda: STAGES[stage.kind](stage, job))
+        self._stop_at_refusal(stage)
+
+    def _stop_at_refusal(self, stage: Stage) -> None:
+        """A strict gate that refused its model ends the run with an error, each time it is run."""
+        if stage.kind == "gate" and stage.strict:
+            refused = read_json(self.directory / stage.name / "manifest.json")["result"]["refused"]
+            if refused:
+                raise ChatwrightError(f"{stage.name}: {stage.model} was refused: {'; '.join(refused)}")
 
     def _record(
         self, name: str, fingerprint: str, settings: Mapping[str, Any], inputs: Sequence[str], work: Any
@@ -151,7 +162,8 @@ class Run:
             "objective": settings.get("objective"), "method": settings.get("method"),
             "fingerprint": fingerprint, "inputs": inputs, "config": settings, "seed": self.recipe.seed,
             "seconds": round(seconds, 1), "phases": outcome.phases, "contract": outcome.contract,
-            "result": outcome.result, "data": outcome.data, "chatwright": __version__,
+            "result": outcome.result, "data": outcome.data, "sources": outcome.sources,
+            "chatwright": __version__,
         }  # fmt: skip
         write_json(directory / "manifest.json", manifest)
         dist.wait()
@@ -180,6 +192,8 @@ class Run:
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(include={"dtype"})  # the rest changes no result
         settings = stage.model_dump(mode="json", exclude={"save_every"})
+        if stage.kind != "train":  # another sampler draws other answers from the same seed
+            settings["sampler"] = self.recipe.sampler.kind
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")
         return hash_of([settings, inputs, data, engine, template, self.recipe.seed, __version__])
@@ -208,8 +222,12 @@ class Run:
 
 def inputs_of(stage: Stage) -> set[str]:
     """The models a stage reads: names of stages, folders or hub names."""
+    if stage.kind == "serve":
+        return set(stage.arms)
     if stage.kind == "evaluate":
         return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
+    if stage.kind == "gate":
+        return {stage.model, stage.live, *(part.rule or name for name, part in stage.reward.items())}
     names = {stage.from_ or "base", stage.reference or stage.from_ or "base"}
     if stage.kind == "rl":
         names |= {part.rule or name for name, part in stage.reward.items()}
@@ -219,16 +237,14 @@ def inputs_of(stage: Stage) -> set[str]:
 
 def sources_of(stage: Stage) -> set[str]:
     """The data sources a stage reads."""
+    if stage.kind == "serve":
+        return set()
     extra: tuple[str, ...] = ()
     if stage.kind == "train":
         extra = stage.held_out_data
     elif stage.kind == "rl" and stage.ptx:
         extra = stage.ptx.data
     return {*stage.data, *extra}
-
-
-def _hash_records(records: Sequence[Record]) -> str:
-    return hash_of([repr(record) for record in records])
 
 
 def _known(recipe: Recipe, name: str | None, flag: str) -> None:

@@ -33,7 +33,9 @@ def launch(processes: int, restarts: int, console: Console, arguments: Sequence[
             if status == 0 or stop.asked:
                 break
             if again < restarts:
-                console.print(f"a process died; going on from the last checkpoint ({again + 1} of {restarts})")
+                console.print(
+                    f"a process died; going on from the last checkpoint ({again + 1} of {restarts})"
+                )
     return 130 if stop.asked else status
 
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from chatwright.core.files import write_jsonl
+from chatwright.core.files import hash_of, write_jsonl
 from chatwright.core.types import (
     ChatwrightError,
     Config,
@@ -195,6 +195,11 @@ def key_of(record: Record) -> str:
     score = f"{record.score > 0}" if isinstance(record, Rated) else ""
     said = f"{type(record).__name__}\x1f{score}\x1f{normal(content_of(record))}"
     return hashlib.blake2b(said.encode(), digest_size=16).hexdigest()
+
+
+def hash_records(records: Sequence[Record]) -> str:
+    """What tells one data set from another in fingerprints and manifests: order and every field count."""
+    return hash_of([repr(record) for record in records])
 
 
 def duplicates(records: Sequence[Record]) -> list[int]:

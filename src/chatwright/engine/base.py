@@ -95,6 +95,10 @@ class Engine(Protocol):
         """The module's tensors by name, one at a time, whole."""
         ...
 
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
+        """What is trained, by the module's own names (adapters apart), one at a time, whole."""
+        ...
+
     def save(self, path: Path) -> None:
         """Everything the next step depends on, into a new directory."""
         ...

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from peft.tuners.lora import LoraLayer
 from torch import Tensor
 
 from chatwright.core import dist
@@ -19,6 +20,8 @@ from chatwright.engine.base import EngineConfig, Loss, Read
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.share import Whole, named
 from chatwright.engine.torch_engine import MOMENTS, TorchEngine
+from chatwright.models.lora import plain_layer
+from chatwright.models.readout import plain
 
 OURS = {
     "train_batch_size": "the recipe's `batch`",
@@ -113,13 +116,31 @@ class DeepSpeedEngine(TorchEngine):
         return norm
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
-        """See Engine.weights: gathered one at a time, so no rank ever holds a second whole model."""
+        """See Engine.weights: gathered layer by layer, so no rank ever holds a second whole model."""
         if self.whole:
             yield from super().weights()
             return
         import deepspeed
 
-        for name, p in self.module.named_parameters():
+        base, inside = plain(self.module), ""
+        for path, module in base.named_modules():
+            if inside and path.startswith(inside):
+                continue  # a part of an adapted layer, told with it
+            adapted = isinstance(module, LoraLayer)
+            inside = f"{path}." if adapted else ""
+            with deepspeed.zero.GatheredParameters(list(module.parameters(recurse=adapted))):
+                found = plain_layer(module) if adapted else module.named_parameters(recurse=False)
+                for name, value in found:
+                    yield f"{path}.{name}" if path else name, value.detach()
+
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
+        """See Engine.trained."""
+        if self.whole:
+            yield from super().trained()
+            return
+        import deepspeed
+
+        for name, p in named(self.module):
             with deepspeed.zero.GatheredParameters([p]):
                 yield name, p.detach()
 

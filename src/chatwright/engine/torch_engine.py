@@ -22,6 +22,7 @@ from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
 from chatwright.engine.share import Part, Whole, joined, named, portion
+from chatwright.models.lora import plain_weights
 from chatwright.models.readout import plain
 from chatwright.models.trunk import lean
 
@@ -177,7 +178,11 @@ class TorchEngine(Frozen):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine.weights."""
-        yield from self.module.state_dict().items()
+        yield from plain_weights(self.module)
+
+    def trained(self) -> Iterator[tuple[str, Tensor]]:
+        """See Engine.trained."""
+        return ((name, p.detach()) for name, p in named(self.module))
 
     def save(self, path: Path) -> None:
         """See Engine.save: trained weights, Adam's moments, step number, by parameter name.

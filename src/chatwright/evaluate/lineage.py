@@ -32,7 +32,7 @@ def nodes(stages: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]) ->
     for name, stage in stages.items():
         config = stage.get("config") or {}
         named = [*(config.get("data") or ()), *(config.get("held_out_data") or ())]
-        made = {"evaluate": "samples.jsonl"}.get(stage["kind"], "model/")
+        made = {"evaluate": "samples.jsonl", "gate": "promotion.json"}.get(stage["kind"], "model/")
         found.append(
             Node(
                 name,
@@ -49,9 +49,9 @@ def nodes(stages: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]) ->
 
 def _mark(source: str, stage: Mapping[str, Any], recipe: Mapping[str, Any]) -> str:
     """What tells one content of a source from another: its hash where it was kept, else its path."""
-    kept = (stage.get("data") or {}).get(source)
-    if isinstance(kept, Mapping) and kept.get("sha256"):
-        return str(kept["sha256"])[:12]
+    kept = (stage.get("sources") or {}).get(source)
+    if kept:
+        return str(kept)[:12]
     path = (recipe.get("data") or {}).get(source, "")
     return str(path.get("path", "") if isinstance(path, Mapping) else path)
 

@@ -11,7 +11,9 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from pydantic import Field
+from torch import Tensor
 
 from chatwright.core.types import Config
 
@@ -51,6 +53,28 @@ def adapter_off(model: Any) -> Iterator[None]:
     """Inside, the model is the one its adapters were put on."""
     with model.disable_adapter():
         yield
+
+
+def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by the names they have without adapters, adapters merged in one at a time."""
+    if not has_lora(model):
+        yield from model.state_dict().items()
+        return
+    layers = {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+    for name, tensor in model.get_base_model().state_dict().items():
+        if not any(name.startswith(f"{layer}.") for layer in layers):
+            yield name, tensor
+    for path, layer in layers.items():
+        for name, tensor in plain_layer(layer):
+            yield f"{path}.{name}", tensor
+
+
+def plain_layer(layer: Any) -> Iterator[tuple[str, Tensor]]:
+    """An adapted layer's tensors as they would be without adapters, these merged in."""
+    for name, tensor in layer.base_layer.state_dict().items():
+        if name == "weight":
+            tensor = tensor + sum(layer.get_delta_weight(adapter) for adapter in layer.active_adapters)
+        yield name, tensor
 
 
 def merged(model: Any) -> Any:

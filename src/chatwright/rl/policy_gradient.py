@@ -56,7 +56,7 @@ class PolicyGradient:
     def __post_init__(self) -> None:
         self.beta = self.settings.kl or 0.0
         if self.settings.ema:
-            self.average = {name: value.clone() for name, value in self._trained()}
+            self.average = {name: value.clone() for name, value in self.policy.trained()}
 
     # experience
 
@@ -185,13 +185,8 @@ class PolicyGradient:
         """Move the averaged weights a little towards the policy's."""
         if self.average:
             with torch.no_grad():
-                for name, value in self._trained():
+                for name, value in self.policy.trained():
                     self.average[name].lerp_(value, 1 - self.settings.ema)
-
-    def _trained(self) -> Iterator[tuple[str, Tensor]]:
-        """The trained weights, whole, one at a time: an engine may have spread them over ranks."""
-        names = {n for n, p in self.policy.module.named_parameters() if p.requires_grad}
-        return ((name, value) for name, value in self.policy.weights() if name in names)
 
     # numbers and state
 

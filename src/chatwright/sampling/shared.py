@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -41,6 +41,10 @@ class Shared:
         """See Sampler.publish."""
         self.inner.publish(weights)
 
+    def close(self) -> None:
+        """See Sampler.close."""
+        self.inner.close()
+
 
 class Mirrored:
     """A sampler over its own copy of the policy, for engines that leave no rank a whole one."""
@@ -63,16 +67,18 @@ class Mirrored:
         """Copy the weights as they come, one at a time; raises where ranks end with unlike copies."""
         parameters, total = dict(self.model.named_parameters()), torch.zeros((), dtype=torch.float64)
 
-        def copied() -> Iterator[tuple[str, Tensor]]:
-            with torch.no_grad():
-                for name, value in weights:
+        with torch.no_grad():
+            for name, value in weights:
+                if name in parameters:
                     parameters[name].copy_(value)
-                    total.add_(parameters[name].double().sum().cpu())
-                    yield name, parameters[name]
-
-        self.inner.publish(list(copied()))
+                    total += parameters[name].double().sum().cpu()
+        self.inner.publish(parameters.items())
         sums = dist.gather(total[None])
         if not torch.equal(sums, sums[:1].expand_as(sums)):
             raise ChatwrightError(
                 f"the ranks' samplers hold unlike weights after publishing, a bug (checksums {sums.tolist()})"
             )
+
+    def close(self) -> None:
+        """See Sampler.close."""
+        self.inner.close()

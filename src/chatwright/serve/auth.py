@@ -10,16 +10,18 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol, get_args
+from typing import Literal, NamedTuple, get_args
 
 from fastapi import Request
 from fastapi.security import HTTPBearer
 from limits import parse
 from limits.storage import MemoryStorage
 from limits.strategies import SlidingWindowCounterRateLimiter
+from sqlalchemy import Engine, select
 
 from chatwright.serve.config import ServeConfig
 from chatwright.serve.errors import ApiError
+from chatwright.serve.tables import ApiKey
 
 Scope = Literal["chat", "feedback", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -37,11 +39,19 @@ class Caller:
     scopes: frozenset[str]
 
 
-class KeyRow(Protocol):
+class KeyRow(NamedTuple):
     """A key as the store keeps it."""
 
     id: str
     scopes: Sequence[str]
+
+
+def keys_in_force(engine: Engine) -> dict[str, KeyRow]:
+    """The store's keys that were not withdrawn, by digest."""
+    columns = ApiKey.digest, ApiKey.id, ApiKey.scopes
+    with engine.connect() as connection:
+        rows = connection.execute(select(*columns).where(ApiKey.revoked.is_(None)))
+        return {row.digest: KeyRow(row.id, tuple(row.scopes)) for row in rows}
 
 
 def new_key() -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from chatwright.core.types import Config
 
@@ -38,6 +38,29 @@ class LimitConfig(Config):
             except ValueError:
                 raise ValueError(f"rate: {rate!r} is none; write it like 600/minute") from None
         return rate
+
+
+class ModelConfig(Config):
+    """A model: a folder (or hub name) to load here, or the URL of an OpenAI-compatible server."""
+
+    folder: str | None = Field(None, min_length=1, max_length=4096)
+    url: str | None = Field(None, pattern=r"^https?://", max_length=2048)
+    model: str | None = Field(None, max_length=200, description="Its name there; the first by default.")
+    key_env: str | None = Field(
+        None, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=200,
+        description="The environment variable that holds the key for it.",
+    )  # fmt: skip
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> ModelConfig:
+        if (self.folder is None) == (self.url is None):
+            raise ValueError("a model is either a folder or a url")
+        return self
+
+    @property
+    def place(self) -> str:
+        """Where it comes from."""
+        return self.folder or f"{self.url}#{self.model or ''}"
 
 
 class ServeConfig(Config):

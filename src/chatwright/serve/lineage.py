@@ -45,9 +45,8 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 
 def _follow(stage: Path, manifest: Mapping[str, Any], lineage: dict[str, dict[str, str]]) -> None:
     """Collect a stage's data and those of the stages it builds on."""
-    for source, about in (manifest.get("data") or {}).items():
-        if isinstance(about, Mapping) and about.get("sha256"):
-            lineage["data"][f"{manifest['stage']}/{source}"] = str(about["sha256"])
+    for source, content in (manifest.get("sources") or {}).items():
+        lineage["data"][f"{manifest['stage']}/{source}"] = str(content)
     for name in manifest.get("inputs") or ():
         path = stage.parent / name / MANIFEST
         if name in lineage["inputs"] or not path.is_file():

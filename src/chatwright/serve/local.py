@@ -14,13 +14,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import torch
 
-from chatwright.core.files import sha256_of
 from chatwright.core.seeds import derive
 from chatwright.data.template import Template, TemplateConfig
 from chatwright.models.load import load_causal_lm, load_tokenizer
@@ -30,6 +28,7 @@ from chatwright.serve.backend import Answering, Logprob, Piece, Source, Work
 from chatwright.serve.config import ServeConfig
 from chatwright.serve.errors import ApiError, refused
 from chatwright.serve.grammar import Grammars
+from chatwright.serve.lineage import describe
 
 logger = logging.getLogger("chatwright.serve")
 
@@ -137,8 +136,7 @@ class Loaded:
         speaking, reading = (
             Template.from_tokenizer(load_tokenizer(folder), TemplateConfig()) for _ in range(2)
         )
-        fingerprint = sha256_of(Path(folder)) if Path(folder).is_dir() else folder
-        return cls(model, speaking, reading, fingerprint)
+        return cls(model, speaking, reading, str(describe(folder, "")["fingerprint"]))
 
     @property
     def vocab(self) -> int:

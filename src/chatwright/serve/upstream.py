@@ -28,7 +28,7 @@ class UpstreamBackend:
 
     def __init__(self, url: str, model: str | None, config: ServeConfig, key_env: str | None = None) -> None:
         self.url, self.model, self.config = url.rstrip("/"), model, config
-        self.fingerprint = hash_of([self.url, model])
+        self.fingerprint = hash_of(f"{self.url}#{model or ''}")
         self._open: set[Answering] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._client: httpx.AsyncClient | None = None
@@ -55,7 +55,6 @@ class UpstreamBackend:
             if not names:
                 raise ChatwrightError(f"{self.url}: serves no model")
             self.model = names[0]
-            self.fingerprint = hash_of([self.url, self.model])
 
     async def open(self, work: Work) -> Answering:
         """See Backend.open."""

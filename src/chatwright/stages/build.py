@@ -18,16 +18,17 @@ from chatwright.core.types import ChatwrightError
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig
 from chatwright.engine.optim import OptimConfig
-from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.engine.torch_engine import Frozen, TorchEngine, pick_device
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import load_causal_lm, load_tokenizer, save_model
-from chatwright.models.lora import LoraConfig, adapter_off, add_lora, merged
+from chatwright.models.lora import LoraConfig, adapter_off, add_lora, has_lora, merged
 from chatwright.models.readout import token_logprobs
 from chatwright.recipe.schema import RewardPart, RLStage, TrainStage
 from chatwright.rewards.base import Reward, WeightedSum
 from chatwright.rewards.model import ModelReward
 from chatwright.rewards.rules import build_rule
 from chatwright.sampling.base import Sampler
+from chatwright.sampling.choice import chosen
 from chatwright.sampling.local import LocalSampler
 from chatwright.sampling.shared import Mirrored, Shared
 from chatwright.stages.job import MODEL, Job
@@ -52,8 +53,6 @@ def deepspeed(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, 
 
 
 ENGINES: dict[str, Callable[..., Engine]] = {"torch": plain_torch, "deepspeed": deepspeed}
-SAMPLERS: dict[str, Callable[..., Sampler]] = {"local": LocalSampler}
-
 Reference = Callable[[Batch], Tensor]
 
 
@@ -64,6 +63,7 @@ class Policy:
     model: Any
     tokenizer: Any
     template: Template
+    folder: str
 
 
 def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy:
@@ -74,7 +74,7 @@ def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy
     model: Any = load_causal_lm(folder, job.engine.dtype)
     if lora:
         model = add_lora(model, lora, derive(job.seed, "lora"))
-    return Policy(model, tokenizer, template)
+    return Policy(model, tokenizer, template, folder)
 
 
 def scorer(job: Job, name: str | None, lora: LoraConfig | None = None) -> Any:
@@ -113,18 +113,45 @@ def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperatur
     return lambda batch: frozen.infer(batch, read)
 
 
-def sampler(policy: Policy, config: EngineConfig | None = None) -> Sampler:
-    """The generation engine over a policy; ranks share out the prompts.
-
-    An engine that spreads weights over ranks (`config`) leaves none to sample with, so the sampler then has a
-    copy of its own, which `publish` fills.
+def sampler(policy: Policy, job: Job) -> Sampler:
+    """The generation engine over a policy, and a line that says which; close it after use. Ranks share out
+    the prompts.
     """
-    spread = config is not None and config.kind == "deepspeed" and config.zero == 3
-    model = copy.deepcopy(policy.model) if spread else policy.model
-    found = SAMPLERS["local"](model, policy.template)
-    if spread:
-        found = Mirrored(found, model)
+    kind, why = chosen(job.sampler, pick_device(job.engine.device))
+    job.say(f"[dim]sampler: {kind} ({why})[/dim]")
+    found = SAMPLERS[kind](policy, job)
     return Shared(found, policy.template) if dist.world_size() > 1 else found
+
+
+def _local(policy: Policy, job: Job) -> Sampler:
+    """Over the policy's own module; where an engine will spread its weights over ranks, over a copy that
+    `publish` fills.
+    """
+    if job.engine.kind == "deepspeed" and job.engine.zero == 3:
+        model = merged(policy.model) if has_lora(policy.model) else copy.deepcopy(policy.model)
+        return Mirrored(LocalSampler(model, policy.template), model)
+    return LocalSampler(policy.model, policy.template)
+
+
+def _vllm(policy: Policy, job: Job) -> Sampler:
+    """vLLM with the policy's weights as they are in its folder: what is in memory must be published."""
+    from chatwright.sampling.vllm import Backend, VllmSampler
+
+    backend: Backend
+    if job.sampler.url:
+        from chatwright.sampling.vllm_server import Server
+
+        tied = bool(policy.model.config.get_text_config().tie_word_embeddings)
+        backend = Server(job.sampler.url, getattr(torch, job.engine.dtype), tied)
+    else:
+        from chatwright.sampling.vllm_engine import InProcess
+
+        device = pick_device(job.engine.device)
+        backend = InProcess(policy.folder, job.engine.dtype, device, job.sampler)
+    return VllmSampler(backend, policy.template)
+
+
+SAMPLERS: dict[str, Callable[[Policy, Job], Sampler]] = {"local": _local, "vllm": _vllm}
 
 
 def save(trained: Engine, rebuild: Callable[[], Any], start: Policy, job: Job) -> None:
@@ -135,7 +162,7 @@ def save(trained: Engine, rebuild: Callable[[], Any], start: Policy, job: Job) -
     """
     model = trained.module if trained.whole else rebuild() if writes() else None
     if not trained.whole:
-        _fill(model, trained.weights())
+        _fill(model, trained.trained())
     _write(model, start, job, MODEL)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,8 +14,10 @@ from rich.console import Console
 from chatwright.core.interrupt import StopFlag
 from chatwright.core.log import Destination
 from chatwright.core.types import Record
+from chatwright.data.clean import hash_records
 from chatwright.data.template import TemplateConfig
 from chatwright.engine.base import EngineConfig
+from chatwright.sampling.choice import SamplerConfig
 
 MODEL = "model"
 """The folder below a stage's own that holds what it made: a plain Hugging Face folder."""
@@ -32,6 +34,7 @@ class Job:
     directory: Path
     seed: int
     engine: EngineConfig
+    sampler: SamplerConfig
     template: TemplateConfig
     models: Mapping[str, str]
     data: Mapping[str, Sequence[Record]]
@@ -47,6 +50,10 @@ class Job:
         """The folder (or hub name) behind a name in the recipe; None is the recipe's own model."""
         return self.models.get(name or "base", name or "base")
 
+    def hashes(self, names: Iterable[str]) -> dict[str, str]:
+        """Hashes of some data sources."""
+        return {name: hash_records(self.data[name]) for name in names}
+
     def say(self, text: str) -> None:
         """A line to the user."""
         self.console.print(text, highlight=False)
@@ -60,6 +67,8 @@ class Outcome:
     contract: dict[str, str] = field(default_factory=dict)
     phases: dict[str, float] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
+    """Hashes of the data sources it learned from: what later says which models hold a record."""
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

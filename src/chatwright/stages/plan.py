@@ -17,7 +17,7 @@ from chatwright.core.interrupt import StopFlag
 from chatwright.core.types import Record
 from chatwright.engine.torch_engine import pick_device, tokens_at_once
 from chatwright.models.vocabulary import CHUNK_ELEMENTS
-from chatwright.recipe.schema import EvaluateStage, FreshModel, Recipe, RLStage, TrainStage
+from chatwright.recipe.schema import EvaluateStage, FreshModel, GateStage, Recipe, RLStage, Stage, TrainStage
 from chatwright.rl.methods import METHODS, resolve
 from chatwright.stages import build
 from chatwright.stages.fresh import make_base
@@ -53,17 +53,19 @@ def base_model(recipe: Recipe, job: Job) -> str:
     """The recipe's model; a new one is made in the scratch folder, so that its tokenizer can count."""
     if not isinstance(recipe.model, FreshModel):
         return job.model("base")
-    used = {name for stage in recipe.stages if stage.kind != "evaluate" for name in stage.data}
+    used = {name for stage in recipe.stages if isinstance(stage, TrainStage | RLStage) for name in stage.data}
     texts = {name: job.data[name] for name in sorted(used)}
     make_base(recipe.model.new, replace(job, directory=job.directory / "base", data=texts))
     return str(job.directory / "base" / MODEL)
 
 
-def row_of(stage: TrainStage | RLStage | EvaluateStage, job: Job) -> tuple[str, ...]:
+def row_of(stage: Stage, job: Job) -> tuple[str, ...]:
     """A stage's line of the table."""
-    if isinstance(stage, EvaluateStage):
+    if isinstance(stage, EvaluateStage | GateStage):
         prompts = sum(len(job.data[name]) for name in stage.data)
-        return "evaluate", str(prompts), "", "", "", ""
+        return stage.kind, str(prompts), "", "", "", ""
+    if not isinstance(stage, TrainStage | RLStage):
+        return stage.kind, "", "", "", "", ""
     policy = build.policy(job, "base", stage.lora)
     whole = sum(p.numel() for p in policy.model.parameters())
     trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)

@@ -120,6 +120,7 @@ def rows_of(
 ) -> tuple[Rows, Rows]:
     """The stage's training rows and its held-out rows, encoded; what was cut or dropped is counted."""
     sources = {name: job.data[name] for name in stage.data}
+    outcome.sources = job.hashes([*stage.data, *stage.held_out_data])
     seed = derive(job.seed, stage.name, "mix")
     mixed = mix(sources, stage.data, seed, job.budgets, lambda r: len(template.text(content_of(r))))
     train, held = split(mixed, stage.held_out)

@@ -40,9 +40,11 @@ async function problem(response) {
   return new Problem(kindOf(response.status, `${error.code ?? ""}${error.type ?? ""}`), error.message ?? "", wait);
 }
 
-/** A request that the server answered well; throws Problem otherwise. An abort stays an AbortError. */
-async function request(path, { method = "GET", body, signal } = {}) {
+/** The response of a request that went well; throws Problem otherwise. An abort stays an AbortError. `once` names
+ * what is to be stored once, however often it is sent. */
+async function request(path, { method = "GET", body, signal, once } = {}) {
   const headers = {};
+  if (once) headers["idempotency-key"] = once;
   if (key.get()) headers.authorization = `Bearer ${key.get()}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   let response;

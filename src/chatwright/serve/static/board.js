@@ -3,9 +3,11 @@
 import { h } from "./dom.js";
 import { call } from "./api.js";
 import { language, moment, number, percent, t } from "./language.js";
+import { dialog, report } from "./frame.js";
 import { lines, whisker } from "./plot.js";
 
 const EVERY = 15_000;
+const KINDS = new Set(["started", "shares", "running", "promoted", "stopped", "rolled_back", "out", "model"]);
 const LOWER_IS_BETTER = new Set(["regenerate_rate", "error_rate", "latency_p50", "latency_p95", "first_token_p95"]);
 const SECONDS = new Set(["latency_p50", "latency_p95", "first_token_p95"]);
 const SHADES = ["blue", "orange", "violet", "grey"];
@@ -25,7 +27,7 @@ export function board(place, fail) {
     try {
       const { experiments } = await call("/admin/api/experiments");
       if (closed) return;
-      cards.replaceChildren(...experiments.map(card));
+      cards.replaceChildren(...experiments.map(test => card(test, () => { clearTimeout(timer); load(false); })));
       if (!experiments.length) cards.append(h("p", { class: "none" }, t("noExperiment")), h("p", { class: "none" }, h("code", {}, "arms: {chat: 0.9, small: 0.1}")));
       fresh.textContent = t("asOf", { time: moment(Date.now() / 1000) });
     } catch (error) {
@@ -39,14 +41,29 @@ export function board(place, fail) {
   return { close() { closed = true; clearTimeout(timer); }, press: () => false };
 }
 
-function card(test) {
-  const arms = Object.keys(test.shares);
+function card(test, reload) {
+  const arms = Object.keys(test.users);
   const shade = Object.fromEntries(arms.filter(arm => arm !== test.control).map((arm, n) => [arm, SHADES[n % SHADES.length]]));
   return h("section", { class: "card", "data-name": test.name },
     h("div", { class: "verdict-line" }, h("h2", {}, test.name), h("span", { class: "dim" }, `${t(`standing_${test.status}`)} · ${t("since", { time: moment(test.started) })}`)),
     h("ul", { class: "decisions" }, test.decisions.map(decision => h("li", {},
       h("span", { class: `pill ${PILL[decision.verdict]}` }, `${decision.arm}: ${t(`verdict_${decision.verdict}`)}`), h("span", {}, decision[language()])))),
-    tiles(test, arms), pictures(test, shade), metrics(test), events(test.events));
+    tiles(test, arms), pictures(test, shade), metrics(test), decide(test, arms, reload), events(test.events));
+}
+
+/** Promote an arm or take all users back; each is asked about first, for it concerns every user at once. */
+function decide(test, arms, reload) {
+  const act = (words, path, body) => h("button", { type: "button", onclick: () => {
+    const yes = h("button", { type: "button", class: "primary" }, words);
+    const box = dialog(words, h("div", { class: "stack" }, h("p", {}, t("decideWarning")), h("div", { class: "buttons" }, yes)), "small");
+    yes.addEventListener("click", async () => {
+      yes.disabled = true;
+      try { await call(`/admin/api/experiments/${encodeURIComponent(test.name)}/${path}`, { method: "POST", body }); reload(); } catch (error) { report(error); }
+      box.close();
+    });
+  } }, words);
+  return h("div", { class: "decide" }, arms.filter(arm => arm !== test.winner).map(arm => act(t("promoteArm", { arm }), "promote", { arm })),
+    act(t("rollBack", { control: test.control }), "rollback", {}));
 }
 
 const tile = (label, value, note, tone) => h("div", { class: `tile ${tone ?? ""}` }, h("div", { class: "label" }, label), h("div", { class: "value num" }, value), h("div", { class: "note" }, note));
@@ -56,7 +73,7 @@ function tiles(test, arms) {
   const chance = (p, level) => p < level ? "bad" : "";
   return h("div", { class: "tiles" },
     arms.map(arm => tile(arm + (arm === test.control ? ` (${t("control")})` : ""), number(test.users[arm] ?? 0),
-      t("usersOfShare", { found: total ? percent(test.users[arm] / total) : "–", share: percent(test.shares[arm]) }))),
+      t("usersOfShare", { found: total ? percent(test.users[arm] / total) : "–", share: percent(test.shares[arm] ?? 0) }))),
     tile(t("sampleRatio"), `p = ${number(test.sample_ratio, 3)}`, t(test.sample_ratio < 0.01 ? "sampleRatioBad" : "sampleRatioGood"), chance(test.sample_ratio, 0.01)),
     tile(t("sideBalance"), `p = ${number(test.sides, 3)}`, t(test.sides < 0.01 ? "sidesBad" : "sidesGood"), chance(test.sides, 0.01)));
 }
@@ -104,5 +121,5 @@ function pictures(test, shade) {
 
 function events(list) {
   return list.length > 0 && h("details", {}, h("summary", {}, t("events")), h("ol", { class: "events" }, list.map(event =>
-    h("li", {}, h("time", { datetime: new Date(event.created * 1000).toISOString() }, moment(event.created)), t(`event_${event.kind}`), event.arm ? `: ${event.arm}` : ""))));
+    h("li", {}, h("time", { datetime: new Date(event.created * 1000).toISOString() }, moment(event.created)), KINDS.has(event.kind) ? t(`event_${event.kind}`) : event.kind, event.arm ? `: ${event.arm}` : ""))));
 }

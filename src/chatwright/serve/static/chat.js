@@ -165,14 +165,17 @@ function send(text, parent = path(conversation).at(-1)?.id ?? "", more = {}) {
 
 // ------------------------------------------------------------------ what a turn's buttons do
 
-const feedback = async (path, options) => {
+/** Stores what somebody thinks, or takes it back; null when that failed, and the person was told. */
+async function feedback(path, body, once) {
   try {
-    return { value: await call(path, options) };
+    const mine = { ...body, user: user() };
+    return body ? await call(`/feedback/${path}`, { method: "POST", body: mine, once })
+      : await call(`/feedback/${path}?user=${encodeURIComponent(user())}`, { method: "DELETE" });
   } catch (error) {
     report(error);
     return null;
   }
-};
+}
 const done = () => { save(); draw(); return true; };
 
 const act = {
@@ -205,39 +208,50 @@ const act = {
   },
 
   async rate(node, thumb) {
-    if (node.rating && !(await feedback(`/feedback/ratings/${encodeURIComponent(node.rating.id)}`, { method: "DELETE" }))) return false;
+    if (node.rating && !(await feedback(`ratings/${node.rating.id}`))) return false;
     delete node.rating;
     if (!thumb) return done();
-    const made = await feedback("/feedback/ratings", { method: "POST", body: { exchange: node.exchange, choice: 0, thumb } });
-    if (made) node.rating = { id: made.value.id, thumb };
+    const made = await feedback("ratings", { exchange: node.exchange, thumb });
+    if (made) node.rating = { id: made.id, thumb };
     return done() && Boolean(made);
   },
 
   /** A rating with its reason takes the place of the bare one. */
   async reason(node, reason, tags) {
     const { id, thumb } = node.rating;
-    const made = await feedback("/feedback/ratings", { method: "POST", body: { exchange: node.exchange, choice: 0, thumb, reason: reason || undefined, tags } });
+    const made = await feedback("ratings", { exchange: node.exchange, thumb, reason: reason || undefined, tags });
     if (!made) return false;
-    await feedback(`/feedback/ratings/${encodeURIComponent(id)}`, { method: "DELETE" });
-    node.rating = { id: made.value.id, thumb };
+    await feedback(`ratings/${id}`);
+    node.rating = { id: made.id, thumb };
     return done();
   },
 
   async correct(node, text) {
-    if (!(await feedback("/feedback/corrections", { method: "POST", body: { exchange: node.exchange, text } }))) return false;
-    node.corrected = text;
+    const made = await feedback("corrections", { exchange: node.exchange, text });
+    if (!made) return false;
+    if (node.correction) await feedback(`corrections/${node.correction}`);
+    Object.assign(node, { corrected: text, correction: made.id });
     return done();
   },
 
   async vote(nodes, winner, reason) {
     const { duel: id, parent } = nodes.left;
-    if (!(await feedback("/feedback/comparisons", { method: "POST", body: { duel: id, winner, reason: reason || undefined } }))) return;
+    nodes.left.once ??= randomId();                   // a vote that is sent again after a lost answer counts once
+    const made = await feedback("comparisons", { duel: id, winner, reason: reason || undefined }, `${nodes.left.once}-${winner}`);
+    if (!made) return;
+    delete nodes.left.once;
     conversation.duels[id] = winner;
     conversation.chosen[parent] = nodes[winner === "right" ? "right" : "left"].id;
     if (nodes[winner]) nodes[winner].preferred = true;
     done();
-    toast(t("thanks"));
     ask.focus();
+    const mine = conversation;
+    toast(t("thanks"), { words: "undo", act: async () => {
+      if (!(await feedback(`comparisons/${made.id}`))) return;
+      delete mine.duels[id];
+      for (const node of Object.values(nodes)) delete node.preferred;
+      done();
+    } });
   },
 };
 

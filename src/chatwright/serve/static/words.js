@@ -266,4 +266,7 @@ export const words = {
   event_out: ["taken out", "移出"],
   event_model: ["model replaced", "更换模型"],
   event_rolled_back: ["rolled back", "回滚"],
+  promoteArm: ["Give all users “{arm}”", "全部用户使用“{arm}”"],
+  rollBack: ["Back to “{control}”", "回滚到“{control}”"],
+  decideWarning: ["This changes what every user gets, within seconds. It can be undone.", "此操作会在几秒内影响所有用户，可以撤回。"],
 };

@@ -1,0 +1,259 @@
+"""Feedback as training data: what becomes a record, what is dropped and counted, and how erasing finds it."""
+
+import json
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from chatwright.cli import app
+from chatwright.core.types import ChatwrightError, Demo, Message, Pair, Prompt, Rated
+from chatwright.data.clean import hash_records
+from chatwright.data.formats import Row, read
+from chatwright.serve.export import export
+from chatwright.serve.filters import FilterConfig, cap, filtered, spammers
+from chatwright.serve.lineage import describe
+from chatwright.serve.privacy import erase, purge
+from chatwright.serve.signals import Signal
+from chatwright.serve.store import Store
+from chatwright.serve.writes import Answer, Begun, Compare, Correct, Finished, Rate
+
+QUESTION = "How long may I return a parcel?"
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(str(tmp_path / "store.db")) as opened:
+        yield opened
+
+
+def talk(store: Store, name: str, answer: str, question: str = QUESTION, **more: Any) -> None:
+    turns = more.pop("messages", (Message("user", question),))
+    store.begin(Begun(id=name, messages=turns, model="m", **{"user": "ann", **more}))
+    store.finish(Finished(exchange=name, answers=[Answer(answer)])).result(10)
+
+
+def records(folder, name: str) -> list[Any]:
+    return [row.record for row in read(str(folder / f"{name}.jsonl")) if isinstance(row, Row)]
+
+
+def test_every_kind_of_feedback_becomes_its_records(store, tmp_path):
+    asked = Prompt((Message("user", QUESTION),))
+    talk(store, "a", "No idea.")
+    store.correct(Correct(exchange="a", text="Within 30 days."))
+    talk(store, "left", "Go away.", duel="d", side="left")
+    talk(store, "right", "You have 30 days for it.", duel="d", side="right")
+    store.compare(Compare(duel="d", winner="right"))
+    talk(store, "up", "Thirty days, free of charge.")
+    store.rate(Rate(exchange="up", thumb=1))
+    talk(store, "down", "Maybe.", "Is shipping free?")
+    store.rate(Rate(exchange="down", thumb=-1, tags=("vague",))).result(10)
+    card = export(store, tmp_path / "out")
+    out = tmp_path / "out"
+    assert records(out, "demos") == [Demo((*asked.messages, Message("assistant", "Within 30 days.")))]
+    assert records(out, "pairs") == [
+        Pair(asked, "Within 30 days.", "No idea."),
+        Pair(asked, "You have 30 days for it.", "Go away."),
+    ]
+    assert records(out, "rated") == [
+        Rated(asked, "Thirty days, free of charge.", 1.0),
+        Rated(Prompt((Message("user", "Is shipping free?"),)), "Maybe.", -1.0),
+    ]
+    failures = records(out, "prompts")
+    assert [(p.messages[-1].content, p.answer) for p in failures] == [
+        (QUESTION, "Within 30 days."),
+        ("Is shipping free?", ""),
+    ]
+    assert failures[1].meta["tags"] == ["vague"]
+    assert json.loads((out / "card.json").read_text())["counts"] == card["counts"]
+    assert "pairs:FOLDER/pairs.jsonl" in (out / "card.md").read_text()
+
+
+def test_the_last_word_counts_and_what_was_undone_does_not(store, tmp_path):
+    talk(store, "a", "Yes.")
+    for thumb in (1, -1):
+        store.rate(Rate(exchange="a", thumb=thumb)).result(10)
+    export(store, tmp_path / "one")
+    assert [r.score for r in records(tmp_path / "one", "rated")] == [-1.0]
+    from chatwright.serve.writes import Undo
+
+    store.undo(Undo(kind="ratings", user="ann")).result(10)
+    export(store, tmp_path / "two")
+    assert [r.score for r in records(tmp_path / "two", "rated")] == [1.0]
+
+
+@pytest.mark.parametrize("sign", ["went on", "thumb", "nothing", "again", "thumb down"])
+def test_a_regenerated_answer_beats_the_one_before_when_it_was_kept(store, tmp_path, sign):
+    talk(store, "a", "First.", conversation="c")
+    talk(store, "b", "Second.", conversation="c", regenerates="a")
+    if sign == "went on":
+        turns = (Message("user", QUESTION), Message("assistant", "Second."), Message("user", "Thanks"))
+        talk(store, "next", "Welcome.", messages=turns, conversation="c")
+    if sign == "again":
+        talk(store, "c", "Third.", conversation="c", regenerates="b")
+        store.rate(Rate(exchange="c", thumb=1)).result(10)
+    if sign.startswith("thumb"):
+        store.rate(Rate(exchange="b", thumb=-1 if "down" in sign else 1)).result(10)
+    if sign == "nothing":
+        with pytest.raises(ChatwrightError, match="there is none yet"):
+            export(store, tmp_path / "out")
+        return
+    export(store, tmp_path / "out")
+    found = (
+        [(p.chosen, p.rejected) for p in records(tmp_path / "out", "pairs")]
+        if (tmp_path / "out" / "pairs.jsonl").exists()
+        else []
+    )
+    second = [("Second.", "First.")]
+    third = [("Third.", "Second."), ("Third.", "First.")]
+    assert found == {"went on": second, "thumb": second, "again": third, "thumb down": []}[sign]
+
+
+def rated(score: float, rater: str, text: str = "Yes.", created: float = 0.0, prompt: str = "Hm?") -> Signal:
+    record = Rated(Prompt((Message("user", prompt),)), text, score)
+    return Signal("rated", record, "thumb", rater, (f"{rater}{prompt}{created}",), created)
+
+
+def test_votes_that_contradict_each_other_are_dropped_and_counted():
+    half = [rated(1, "a"), rated(-1, "b")]
+    assert filtered(half, FilterConfig()) == ([], {"contradictory": 2})
+    split = [*(rated(1, x) for x in "abc"), *(rated(-1, x) for x in "de")]
+    assert filtered(split, FilterConfig(min_agreement=0.7)) == ([], {"agreement": 5})
+    (kept,), dropped = filtered(split, FilterConfig())
+    assert (kept.record.score, kept.agreement, dropped) == (1, 0.6, {"merged": 4})
+    assert filtered([rated(1, "a")], FilterConfig(min_votes=2)) == ([], {"votes": 1})
+
+
+def test_signals_are_records_and_merged_and_dropped():
+    said = [
+        (1, "a", "Yes."),
+        (1, "b", "yes. "),
+        (-1, "a", "No"),
+        (1, "c", "x@example.org"),
+        (1, "d", "[email]"),
+    ]
+    votes = [rated(score, who, text, float(n)) for n, (score, who, text) in enumerate(said)]
+    votes += [rated(1, "e", "")]
+    kept, dropped = filtered(votes, FilterConfig())
+    assert dropped == {"merged": 1, "personal": 2, "unusable": 1}
+    assert len(votes) == len(kept) + dropped.total()
+
+
+def test_nobody_dominates():
+    assert cap([100, 1, 1], 0.2, 20) == 20
+    assert cap([100] + [10] * 20, 0.2, 20) == 50
+    assert cap([5] * 10, 0.2, 1) == 5
+    own = [rated(1, "busy", f"Answer {n} of many, {n * n}", n * 100.0, f"Q{n}") for n in range(100)]
+    others = [rated(1, f"u{n}", f"Other {n}: {n**3}", 0.0, f"P{n}") for n in range(80)]
+    kept, dropped = filtered([*own, *others], FilterConfig(near=0.95))
+    assert dropped["dominance"] == 80 and len(kept) == 100
+
+
+def test_robots_are_found():
+    fast = [rated(1, "fast", created=n, prompt=f"Q{n}") for n in range(31)]
+    slow = [rated(1, "slow", created=n * 10.0, prompt=f"Q{n}") for n in range(31)]
+    pair = Pair(Prompt((Message("user", "Q"),)), "a", "b")
+    left = [Signal("pairs", pair, "comparison", "left", (), n * 60.0, "left") for n in range(30)]
+    sides = ("left", "right") * 15
+    fair = [Signal("pairs", pair, "comparison", "fair", (), n * 60.0, side) for n, side in enumerate(sides)]
+    demos = [Demo((Message("user", f"Q{n}"), Message("assistant", "Buy!"))) for n in range(3)]
+    same = [Signal("demos", demo, "correction", "ad", (), n * 60.0) for n, demo in enumerate(demos)]
+    assert spammers([*fast, *slow, *left, *fair, *same], FilterConfig()) == {"fast", "left", "ad"}
+
+
+def test_near_duplicates_go_but_two_answers_to_one_long_prompt_stay():
+    long = (
+        "Please, if you can spare the time for it, tell me about the return policy of your shop, "
+        "the one beside the old station where my aunt works, in all its details, in French. "
+    )
+    votes = [rated(1, "a", "Thirty days.", 0, long), rated(1, "b", "Never at all!", 1, long)]
+    votes += [
+        rated(1, "c", "Thirty days.", 2, long + "!!"),
+        rated(-1, "d", "Thirty days.", 3, long + "!"),
+    ]
+    kept, dropped = filtered(votes, FilterConfig())
+    assert len(kept) == 3 and dropped == {"near_duplicates": 1}
+
+
+def test_the_card_sees_a_bias_to_one_side(store, tmp_path):
+    for n in range(12):
+        for side in ("left", "right"):
+            answer, question = f"{side} answer {n * 7919} {n}", f"Question {n * 31}?"
+            talk(store, f"{side}{n}", answer, question, duel=f"d{n}", side=side, user=f"u{n}")
+        store.compare(Compare(duel=f"d{n}", winner="left")).result(10)
+    card = export(store, tmp_path / "out")
+    assert card["bias"]["left"]["share"] == 1 and card["bias"]["left"]["low"] > 0.7
+    assert "the left answer won 100% of 12" in (tmp_path / "out" / "card.md").read_text()
+
+
+def test_erasing_says_which_exports_and_models_hold_copies(store, tmp_path):
+    talk(store, "a", "Secretly purple.", "Which colour?", user="ann")
+    talk(store, "b", "Thirty days.", user="bob")
+    for name in "ab":
+        store.rate(Rate(exchange=name, thumb=1)).result(10)
+    export(store, tmp_path / "out")
+    run = tmp_path / "runs" / "shop"
+    content = hash_records(records(tmp_path / "out", "rated"))
+    stages = (("kto", [], {"thumbs": content}), ("rl", ["kto"], {}), ("other", [], {"x": "y"}))
+    for stage, inputs, sources in stages:
+        (run / stage / "model").mkdir(parents=True)
+        about = {"stage": stage, "fingerprint": f"f-{stage}", "inputs": inputs, "sources": sources}
+        (run / stage / "manifest.json").write_text(json.dumps(about))
+    store.add_model(describe(run / "rl" / "model", "chat")).result(10)
+    done = erase(store, "ann", [tmp_path / "runs"])
+    assert done.rows["exchanges"] == done.rows["ratings"] == 1
+    (copy,) = done.exports
+    assert copy["lines"] == {"rated.jsonl": [1]} and copy["folder"] == str(tmp_path / "out")
+    assert sorted(model["fingerprint"] for model in done.models) == ["f-kto", "f-rl"]
+    for path in tmp_path.glob("store.db*"):
+        assert b"purple" not in path.read_bytes()
+    assert not any(erase(store, "ann").rows.values())
+
+
+def test_what_is_too_old_goes_with_its_feedback(store):
+    talk(store, "old", "Yes.", created=1000.0)
+    talk(store, "new", "No.")
+    store.rate(Rate(exchange="old", thumb=1)).result(10)
+    assert purge(store, 2000.0) == 1 and purge(store, 2000.0) == 0
+
+
+def test_the_retention_period_is_kept_by_the_store_itself(tmp_path):
+    import time
+
+    from sqlalchemy import func, select
+
+    from chatwright.serve.tables import Exchange
+
+    with Store.open(str(tmp_path / "s.db")) as first:
+        talk(first, "old", "Yes.", created=1000.0)
+        talk(first, "new", "No.")
+    with Store.open(str(tmp_path / "s.db"), keep_days=30) as again:
+        deadline, left = time.monotonic() + 10, 2
+        while left > 1 and time.monotonic() < deadline:
+            with again.engine.connect() as connection:
+                left = connection.scalar(select(func.count()).select_from(Exchange))
+        assert left == 1
+
+
+def test_from_the_command_line(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    talk(store, "a", "Thirty days.")
+    store.rate(Rate(exchange="a", thumb=1)).result(10)
+
+    def call(*words: str) -> Any:
+        return CliRunner().invoke(app, ["feedback", *words, "--store", "store.db"])
+
+    assert "rated.jsonl" in call("export").output
+    assert (tmp_path / "feedback" / "rated.jsonl").is_file()
+    assert "1 of 1 (100%)" in call("stats").output
+    done = call("erase", "ann")
+    assert "1 exchanges, 1 ratings" in done.output and "lines 1" in done.output
+    assert "nothing of this user" in call("erase", "ann").output
+    assert "0 requests" in call("purge", "--days", "1").output
+    assert isinstance(call("export", "--out", "again").exception, ChatwrightError)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("x")
+    talk(store, "b", "Yes.")
+    store.rate(Rate(exchange="b", thumb=1)).result(10)
+    assert "holds something else" in str(call("export", "--out", "mine").exception)
+    assert "no such store" in str(CliRunner().invoke(app, ["feedback", "stats", "--store", "x.db"]).exception)

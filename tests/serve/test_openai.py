@@ -1,0 +1,224 @@
+"""OpenAI's API through real clients: the openai package and langchain-openai."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import jsonschema
+import openai
+import pytest
+from langchain_openai import ChatOpenAI
+from sqlalchemy import select
+
+from chatwright.core.seeds import derive
+from chatwright.core.types import Message
+from chatwright.data.template import Template, TemplateConfig
+from chatwright.models.load import load_causal_lm, load_tokenizer
+from chatwright.sampling.base import Request, SamplingConfig
+from chatwright.sampling.local import LocalSampler
+from chatwright.serve.tables import Exchange, Response
+from served import ask, serving, tiny_folder
+
+HELLO = [{"role": "user", "content": "退货期限是几天？"}]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("openai")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    with openai.OpenAI(base_url=f"{served.url}/v1", api_key="none", max_retries=0) as found:
+        yield found
+
+
+def direct(seed, choice=0, **settings):
+    """The same answer from the sampler itself."""
+    folder = tiny_folder()
+    template = Template.from_tokenizer(load_tokenizer(folder), TemplateConfig())
+    sampler = LocalSampler(load_causal_lm(folder), template)
+    prompt = tuple(template.prompt_ids([Message("user", HELLO[0]["content"])]))
+    sampler.submit(Request(prompt, SamplingConfig(**settings), derive(seed, choice)))
+    events = []
+    while sampler.waiting or sampler.running:
+        events += sampler.step()
+    return "".join(event.text for event in events), len(prompt), sum(len(e.tokens) for e in events)
+
+
+def test_an_answer_is_the_samplers_own_and_counted(client):
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=12, seed=5, temperature=0.8
+    )
+    text, read, written = direct(5, max_tokens=12, temperature=0.8)
+    assert answer.choices[0].message.content == text
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].finish_reason in ("stop", "length")
+    assert (answer.usage.prompt_tokens, answer.usage.completion_tokens) == (read, written)
+    assert answer.usage.total_tokens == read + written
+    assert answer.id.startswith("chatcmpl-") and answer.model == "tiny"
+
+
+def test_a_stream_says_the_same_in_pieces(client):
+    settings = {"model": "tiny", "messages": HELLO, "max_tokens": 20, "seed": 9}
+    whole = client.chat.completions.create(**settings)
+    chunks = list(
+        client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True})
+    )
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == whole.choices[0].finish_reason
+    assert chunks[-1].usage == whole.usage and not chunks[-1].choices
+    assert len({c.id for c in chunks}) == 1
+
+
+def test_choices_are_their_own_samples_and_stay_apart_in_a_stream(client):
+    settings = {"model": "tiny", "messages": HELLO, "max_tokens": 16, "seed": 2, "n": 3}
+    whole = [c.message.content for c in client.chat.completions.create(**settings).choices]
+    assert whole == [direct(2, i, max_tokens=16)[0] for i in range(3)]
+    streamed = ["", "", ""]
+    for chunk in client.chat.completions.create(**settings, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] += choice.delta.content or ""
+    assert streamed == whole
+
+
+def test_stop_texts_are_cut_and_end_the_answer(client):
+    settings = {"model": "tiny", "messages": HELLO, "max_tokens": 60, "seed": 9}
+    text = client.chat.completions.create(**settings).choices[0].message.content
+    stop = text[8:10]
+    cut = client.chat.completions.create(**settings, stop=stop)
+    assert cut.choices[0].message.content == text[: text.find(stop)]
+    assert cut.choices[0].finish_reason == "stop"
+
+
+def test_logprobs_speak_about_the_tokens_that_were_drawn(client):
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=10, seed=3, logprobs=True, top_logprobs=4
+    )
+    told = answer.choices[0].logprobs.content
+    assert len(told) == answer.usage.completion_tokens
+    raw = b"".join(bytes(one.bytes) for one in told)
+    assert answer.choices[0].message.content in raw.decode("utf-8", "replace")
+    assert all(one.logprob <= 0 for one in told)
+
+
+def test_a_bias_forbids_and_forces_tokens(client):
+    forced = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=4, logit_bias={"70": 100}, temperature=1
+    )
+    assert len(set(forced.choices[0].message.content)) == 1
+    with pytest.raises(openai.BadRequestError, match="no token 999999"):
+        client.chat.completions.create(model="tiny", messages=HELLO, logit_bias={"999999": 1})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_json_that_fits_the_schema(client, seed):
+    schema = {
+        "type": "object", "additionalProperties": False, "required": ["days", "free"],
+        "properties": {"days": {"type": "integer", "maximum": 99, "minimum": 0}, "free": {"type": "boolean"}},
+    }  # fmt: skip
+    wanted = {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, "strict": True}}
+    answer = client.chat.completions.create(
+        model="tiny", messages=HELLO, max_tokens=120, seed=seed, response_format=wanted
+    )
+    assert answer.choices[0].finish_reason == "stop"
+    jsonschema.validate(json.loads(answer.choices[0].message.content), schema)
+
+
+def test_a_schema_that_cannot_be_followed_is_refused(client):
+    wanted = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": "nonsense"}}}
+    with pytest.raises(openai.BadRequestError, match="cannot be followed"):
+        client.chat.completions.create(model="tiny", messages=HELLO, response_format=wanted)
+
+
+def test_completions_go_on_with_texts_and_tokens(client):
+    answer = client.completions.create(
+        model="tiny", prompt=["退货", "Where"], max_tokens=5, n=2, seed=1, logprobs=2
+    )
+    assert [choice.index for choice in answer.choices] == [0, 1, 2, 3]
+    assert all(len(choice.logprobs.tokens) == len(choice.logprobs.text_offset) for choice in answer.choices)
+    one = client.completions.create(model="tiny", prompt="Where", max_tokens=5, seed=4)
+    ids = load_tokenizer(tiny_folder())("Where")["input_ids"]
+    same = client.completions.create(model="tiny", prompt=ids, max_tokens=5, seed=4)
+    assert same.choices[0].text == one.choices[0].text
+    streamed = client.completions.create(model="tiny", prompt="Where", max_tokens=5, seed=4, stream=True)
+    assert "".join(chunk.choices[0].text for chunk in streamed) == one.choices[0].text
+
+
+def test_models_are_listed_and_unknown_ones_named(client):
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    assert client.models.retrieve("tiny").owned_by == "chatwright"
+    with pytest.raises(openai.NotFoundError, match="there are: tiny, auto"):
+        client.chat.completions.create(model="gpt-9", messages=HELLO)
+
+
+@pytest.mark.parametrize(
+    ("change", "param"),
+    [
+        ({"temperature": 3}, "temperature"),
+        ({"messages": []}, "messages"),
+        ({"messages": [{"role": "wizard", "content": "hi"}]}, "messages.0.role"),
+        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"max_tokens": 10**6}, "max_tokens"),
+        ({"n": 100}, "n"),
+        ({"top_logprobs": 3}, None),
+        ({"presence_penalty": 1.0}, "presence_penalty"),
+        ({"metadata": {"duel": "d"}}, "metadata"),
+        ({"messages": [{"role": "user", "content": "long " * 2000}]}, "messages"),
+    ],
+)
+def test_what_cannot_be_done_is_a_400_that_names_the_key(served, change, param):
+    with served.client() as http:
+        answer = http.post("/v1/chat/completions", json={**ask(), **change})
+    error = answer.json()["error"]
+    assert answer.status_code == 400
+    assert error["param"] == param
+    assert error["type"] == "invalid_request_error"
+    assert error["message"]
+
+
+def test_langchain_talks_to_it(served):
+    chat = ChatOpenAI(base_url=f"{served.url}/v1", api_key="none", model="tiny", max_tokens=8, seed=5)
+    whole = chat.invoke("Where is my order?")
+    assert whole.content and whole.usage_metadata["output_tokens"] > 0
+    assert "".join(str(chunk.content) for chunk in chat.stream("Where is my order?")) == whole.content
+
+
+def test_answers_do_not_depend_on_who_else_asks(client):
+    def one(seed):
+        settings = {"model": "tiny", "messages": HELLO, "max_tokens": 24, "seed": seed, "stream": True}
+        return "".join(c.choices[0].delta.content or "" for c in client.chat.completions.create(**settings))
+
+    alone = [one(seed) for seed in range(12)]
+    with ThreadPoolExecutor(12) as pool:
+        assert list(pool.map(one, range(12))) == alone
+
+
+def test_the_store_holds_what_was_said(served, client):
+    answer = client.chat.completions.create(
+        model="tiny",
+        messages=HELLO,
+        max_tokens=6,
+        user="ada",
+        extra_body={"metadata": {"conversation": "c1"}},
+    )
+
+    with served.store.engine.connect() as db:
+        served.wait(
+            lambda: (
+                db.rollback() or db.scalar(select(Exchange.status).where(Exchange.id == answer.id)) == "done"
+            )
+        )
+        row = db.execute(select(Exchange.__table__).where(Exchange.id == answer.id)).one()
+        text = db.scalar(select(Response.text).where(Response.exchange == answer.id))
+    assert row.user == served.store.user_hash("ada") and row.conversation == "c1" and row.model == "tiny"
+    assert text == answer.choices[0].message.content
+    assert (row.prompt_tokens, row.completion_tokens) == (
+        answer.usage.prompt_tokens, answer.usage.completion_tokens,
+    )  # fmt: skip
+    assert 0 < row.first_token <= row.seconds
+    rated = {"exchange": answer.id, "thumb": 1}
+    with served.client() as http:
+        assert http.post("/feedback/ratings", json=rated).status_code in (200, 201)

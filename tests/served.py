@@ -1,0 +1,102 @@
+"""Servers for tests: tiny real models behind real sockets, in a thread of the test's process."""
+
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any
+
+import httpx
+from fastapi import FastAPI
+
+from chatwright.models.load import save_model
+from chatwright.serve.app import create_app
+from chatwright.serve.config import ModelConfig, ServeConfig
+from chatwright.serve.exchange import Service
+from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.fleet import Fleet
+from chatwright.serve.models import backend_of
+from chatwright.serve.run import make_server
+from chatwright.serve.store import Store, StoreConfig
+from tiny import tiny_lm, tiny_template, tiny_tokenizer
+
+
+@cache
+def tiny_folder(seed: int = 0, length: int = 512) -> str:
+    """A tiny model's folder."""
+    folder = Path(mkdtemp(prefix="chatwright-tiny-"))
+    save_model(tiny_lm(seed=seed, max_length=length), tiny_tokenizer(), tiny_template(), folder)
+    return str(folder)
+
+
+@dataclass
+class Served:
+    """A server that runs."""
+
+    app: FastAPI
+    server: Any
+    thread: threading.Thread
+    store: Store
+    url: str
+
+    @property
+    def service(self) -> Service:
+        return self.app.state.service
+
+    @property
+    def port(self) -> int:
+        return int(self.url.rsplit(":", 1)[1])
+
+    def client(self, key: str | None = None) -> httpx.Client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return httpx.Client(base_url=self.url, headers=headers, timeout=60)
+
+    def connect(self) -> socket.socket:
+        """A bare connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=30)
+
+    def wait(self, condition: Any, seconds: float = 20) -> None:
+        """Until something is so."""
+        until = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < until, "it did not happen in time"
+            time.sleep(0.02)
+
+
+@contextmanager
+def serving(
+    folder: Path,
+    models: dict[str, ModelConfig] | None = None,
+    experiment: ExperimentConfig | None = None,
+    **settings: Any,
+) -> Iterator[Served]:
+    """A server with a store in `folder`; `models` may be changed while it runs."""
+    wanted = {"tiny": ModelConfig(folder=tiny_folder())} if models is None else models
+    config = ServeConfig(port=0, **{"threads": 1, "refresh": 0.2, "drain": 20, **settings})
+    with Store(StoreConfig(url=str(folder / "chatwright.db"))) as store:
+        fleet = Fleet({name: backend_of(model, config) for name, model in wanted.items()})
+        app = create_app(config, fleet, store, experiment, lambda: wanted)
+        server, found = make_server(app, config), []
+        server.announce = found.append
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            until = time.monotonic() + 60
+            while not found:
+                assert thread.is_alive() and time.monotonic() < until, "the server did not start"
+                time.sleep(0.02)
+            yield Served(app, server, thread, store, found[0])
+        finally:
+            server.should_exit = True
+            thread.join(40)
+        assert not thread.is_alive()
+
+
+def ask(text: str = "Where is my order?", **more: Any) -> dict[str, Any]:
+    """A chat request's body."""
+    return {"messages": [{"role": "user", "content": text}], **more}
