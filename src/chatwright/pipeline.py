@@ -83,6 +83,7 @@ class Run:
             directory=self.directory / name,
             seed=self.recipe.seed,
             engine=self.recipe.engine,
+            sampler=self.recipe.sampler,
             template=self.recipe.template,
             models=models | {"base": self._base_model()},
             data=data,
@@ -122,11 +123,20 @@ class Run:
     ) -> None:
         if self._done(stage.name, prints[stage.name]):
             self.console.print(f"[dim]{stage.name}: done before, kept[/dim]")
+            self._stop_at_refusal(stage)
             return
         job = self.job(stage.name, records, stop)
         settings = stage.model_dump(mode="json", by_alias=True)
         inputs = sorted(inputs_of(stage))
         self._record(stage.name, prints[stage.name], settings, inputs, lambda: STAGES[stage.kind](stage, job))
+        self._stop_at_refusal(stage)
+
+    def _stop_at_refusal(self, stage: Stage) -> None:
+        """A strict gate that refused its model ends the run with an error, each time it is run."""
+        if stage.kind == "gate" and stage.strict:
+            refused = read_json(self.directory / stage.name / "manifest.json")["result"]["refused"]
+            if refused:
+                raise ChatwrightError(f"{stage.name}: {stage.model} was refused: {'; '.join(refused)}")
 
     def _record(
         self, name: str, fingerprint: str, settings: Mapping[str, Any], inputs: Sequence[str], work: Any
@@ -176,6 +186,8 @@ class Run:
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(exclude={"threads", "device"})
         settings = stage.model_dump(mode="json", exclude={"save_every"})
+        if stage.kind != "train":  # another sampler draws other answers from the same seed
+            settings["sampler"] = self.recipe.sampler.kind
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}
         template = self.recipe.template.model_dump(mode="json")
         return hash_of([settings, inputs, data, engine, template, self.recipe.seed, __version__])
@@ -208,6 +220,8 @@ def inputs_of(stage: Stage) -> set[str]:
         return set(stage.arms)
     if stage.kind == "evaluate":
         return {*stage.compare, *(part.rule or name for name, part in stage.reward.items())}
+    if stage.kind == "gate":
+        return {stage.model, stage.live, *(part.rule or name for name, part in stage.reward.items())}
     names = {stage.from_ or "base", stage.reference or stage.from_ or "base"}
     if stage.kind == "rl":
         names |= {part.rule or name for name, part in stage.reward.items()}

@@ -19,6 +19,7 @@ from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
+from chatwright.models.lora import plain_weights
 from chatwright.models.readout import plain
 from chatwright.models.trunk import lean
 
@@ -132,7 +133,7 @@ class TorchEngine(Frozen):
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine.weights."""
-        yield from self.module.state_dict().items()
+        yield from plain_weights(self.module)
 
     def save(self, path: Path) -> None:
         """See Engine.save: trained weights, optimizer state, step number."""

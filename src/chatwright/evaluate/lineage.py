@@ -32,7 +32,7 @@ def nodes(stages: Mapping[str, Mapping[str, Any]], recipe: Mapping[str, Any]) ->
     for name, stage in stages.items():
         config = stage.get("config") or {}
         named = [*(config.get("data") or ()), *(config.get("held_out_data") or ())]
-        made = {"evaluate": "samples.jsonl"}.get(stage["kind"], "model/")
+        made = {"evaluate": "samples.jsonl", "gate": "promotion.json"}.get(stage["kind"], "model/")
         found.append(
             Node(
                 name,

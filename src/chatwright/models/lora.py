@@ -11,7 +11,9 @@ from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from pydantic import Field
+from torch import Tensor
 
 from chatwright.core.types import Config
 
@@ -51,6 +53,23 @@ def adapter_off(model: Any) -> Iterator[None]:
     """Inside, the model is the one its adapters were put on."""
     with model.disable_adapter():
         yield
+
+
+def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """All tensors by the names they have without adapters, adapters merged in one at a time."""
+    if not has_lora(model):
+        yield from model.state_dict().items()
+        return
+    layers = {name: m for name, m in model.get_base_model().named_modules() if isinstance(m, LoraLayer)}
+    for name, tensor in model.get_base_model().state_dict().items():
+        owner, _, kind = name.partition(".base_layer.")
+        if kind == "weight":
+            delta = sum(layers[owner].get_delta_weight(adapter) for adapter in layers[owner].active_adapters)
+            yield f"{owner}.weight", tensor + delta
+        elif kind:
+            yield f"{owner}.{kind}", tensor
+        elif not any(name.startswith(f"{layer}.") for layer in layers):
+            yield name, tensor
 
 
 def merged(model: Any) -> Any:

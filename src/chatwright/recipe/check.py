@@ -13,6 +13,7 @@ from chatwright.train.objectives import OBJECTIVES
 if TYPE_CHECKING:
     from chatwright.recipe.schema import (
         EvaluateStage,
+        GateStage,
         Recipe,
         RewardPart,
         RLStage,
@@ -33,6 +34,8 @@ def check_names(recipe: Recipe) -> None:
             _check_train(stage, recipe, earlier, where)
         elif stage.kind == "rl":
             _check_rl(stage, recipe, earlier, where)
+        elif stage.kind == "gate":
+            _check_gate(stage, recipe, earlier, where)
         elif stage.kind == "serve":
             _check_serve(stage, earlier, where)
         else:
@@ -70,6 +73,17 @@ def _check_evaluate(stage: EvaluateStage, recipe: Recipe, earlier: Mapping[str, 
         )
 
 
+def _check_gate(stage: GateStage, recipe: Recipe, earlier: Mapping[str, Stage], where: str) -> None:
+    _sources(stage.data, recipe, where)
+    _policy(stage.model, earlier, f"{where}: model")
+    _policy(stage.live, earlier, f"{where}: live")
+    _rewards(stage.reward, earlier, where)
+    scores = ["reward", *stage.reward, "length"]
+    for key, name in [("decides", stage.decides), *(("guardrails", score) for score in stage.guardrails)]:
+        if name not in scores:
+            raise ValueError(f"{where}: {key}: {name!r} is no score of it{nearest(name, scores)}")
+
+
 def _check_serve(stage: ServeStage, earlier: Mapping[str, Stage], where: str) -> None:
     for name in stage.arms:
         _policy(name, earlier, f"{where}: arms")
@@ -97,7 +111,7 @@ def _policy(name: str | None, earlier: Mapping[str, Stage], where: str) -> None:
         )
     if is_reward_model(earlier[name]):
         raise ValueError(f"{where}: {name!r} is a reward model, which scores but does not speak")
-    if earlier[name].kind in ("evaluate", "serve"):
+    if earlier[name].kind in ("evaluate", "gate", "serve"):
         raise ValueError(f"{where}: {name!r} is of kind {earlier[name].kind} and makes no model")
 
 

@@ -72,7 +72,7 @@ def _sentence(error: Any, path: Path, tree: yaml.Node | None, raw: dict[str, Any
     keys = [
         k
         for i, k in enumerate(keys)
-        if not (i == 2 and keys[0] == "stages" and k in ("train", "rl", "evaluate", "serve"))
+        if not (i == 2 and keys[0] == "stages" and k in ("train", "rl", "evaluate", "gate", "serve"))
     ]
     if error["type"] == "unknown_key":
         keys.append(error["ctx"]["key"])

@@ -20,8 +20,9 @@ from chatwright.recipe.check import check_names
 from chatwright.rl.config import RLConfig
 from chatwright.rl.health import HealthConfig
 from chatwright.sampling.base import SamplingConfig
+from chatwright.sampling.choice import SamplerConfig
 from chatwright.serve.config import ServeConfig
-from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.experiment import ExperimentConfig, Guardrail
 from chatwright.train import presets
 from chatwright.train.objectives import OBJECTIVES
 
@@ -191,6 +192,41 @@ class EvaluateStage(StageBase):
         return reward_parts(reward)
 
 
+class GateStage(StageBase):
+    """Let a new model take the live one's place only when it is shown to be better on held-out prompts."""
+
+    kind: Literal["gate"]
+    model: str = Field(description="The new model: a stage or a folder.")
+    live: str = Field(
+        description="The model that is served now: a stage, folder or hub name. Where the store knows of one "
+        "that was promoted later, that one is meant."
+    )
+    data: tuple[str, ...] = Field(description="Sources of held-out prompts.")
+    reward: dict[str, RewardPart] = Field(description="What answers are scored by.")
+    decides: str = Field("reward", description="The score that must gain: reward, or one of its parts.")
+    least: float = Field(
+        0.0, description="The gain must be shown to be more than this; below 0 lets an equal model pass."
+    )
+    guardrails: dict[str, Guardrail] = Field(
+        default_factory=lambda: {"length": Guardrail(worse_by_ratio=1.25)},
+        description="Scores that must be shown not to get worse: length, reward, or parts of the reward.",
+    )
+    sampling: SamplingConfig = Field(default_factory=SamplingConfig)
+    answers: int = Field(1, ge=1, description="Answers to each prompt; their scores are averaged.")
+    limit: int | None = Field(None, ge=1, description="At most so many prompts.")
+    store: str | None = Field(
+        None, description="The server's store (a file or a URL), where the promotion is written down for it."
+    )
+    experiment: str = Field("live", description="Which of the server's experiments.")
+    arm: str | None = Field(None, description="The arm to serve the model under; `model` by default.")
+    strict: bool = Field(False, description="A refusal ends the run with an error, for CI.")
+
+    @field_validator("reward", mode="before")
+    @classmethod
+    def _bare_weights(cls, reward: Any) -> Any:
+        return reward_parts(reward)
+
+
 class ServeStage(StageBase):
     """What `chatwright serve recipe.yaml` puts on the air; `chatwright run` only notes it down."""
 
@@ -219,7 +255,7 @@ class ServeStage(StageBase):
         return self
 
 
-Stage = Annotated[TrainStage | RLStage | EvaluateStage | ServeStage, Field(discriminator="kind")]
+Stage = Annotated[TrainStage | RLStage | EvaluateStage | GateStage | ServeStage, Field(discriminator="kind")]
 
 
 class Recipe(Config):
@@ -230,6 +266,9 @@ class Recipe(Config):
     seed: int = Field(0, ge=0, description="Everything random follows from it.")
     model: str | FreshModel = Field(description="A model folder, a hub name, or {new: {…}}.")
     engine: EngineConfig = Field(default_factory=EngineConfig)
+    sampler: SamplerConfig = Field(
+        default_factory=SamplerConfig, description="Where answers are drawn: auto, local, vllm or settings."
+    )
     template: TemplateConfig = Field(default_factory=TemplateConfig)
     data: dict[str, DataSource] = Field(description="Data sources by name.")
     on_bad_row: Literal["stop", "skip"] = Field("stop", description="What to do when rows cannot be used.")
@@ -237,6 +276,11 @@ class Recipe(Config):
         ("tensorboard",), description="Where numbers go besides metrics.jsonl."
     )
     stages: tuple[Stage, ...] = Field(min_length=1, description="What to do, in order.")
+
+    @field_validator("sampler", mode="before")
+    @classmethod
+    def _bare_kind(cls, sampler: Any) -> Any:
+        return {"kind": sampler} if isinstance(sampler, str) else sampler
 
     @field_validator("data", mode="before")
     @classmethod

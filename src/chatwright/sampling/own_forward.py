@@ -36,7 +36,19 @@ class OwnForward:
         """How many of these rows, in this order, may join now."""
         return min(len(rows), self.max_rows - sum(len(cohort.rows) for cohort in self.cohorts))
 
-    def prefill(self, rows: Sequence[Row]) -> Tensor:
+    def check_size(self, row: Row) -> None:
+        """Any prompt that the model takes may be tried."""
+
+    def publish(self) -> None:
+        """Nothing to do: the module is the trained one."""
+
+    def release(self) -> None:
+        """Nothing is kept between rows."""
+
+    filling = False
+    """Prompts are run whole."""
+
+    def prefill(self, rows: Sequence[Row]) -> tuple[list[Row], Tensor]:
         """Admit rows and give the logits after their prompts, [rows, V]; equal prompts side by side are run
         once.
         """
@@ -50,7 +62,7 @@ class OwnForward:
             cache.batch_select_indices(index)
             logits, attention = logits[index], attention[index]
         self.cohorts.append(_Cohort(list(rows), attention, cache))
-        return logits
+        return list(rows), logits
 
     def decode(self) -> tuple[list[Row], Tensor]:
         """Every row that is not over, and the logits after its last token."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -16,20 +16,25 @@ from chatwright import __version__
 from chatwright.serve.annotation_api import annotation_api
 from chatwright.serve.auth import SCOPES, Gate, bearer, keys_in_force, needs
 from chatwright.serve.book import StoreBook
-from chatwright.serve.config import ServeConfig
+from chatwright.serve.config import ModelConfig, ServeConfig
 from chatwright.serve.conversations import conversations_api
 from chatwright.serve.errors import ApiError, add_handlers
 from chatwright.serve.exchange import Service
 from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.experiment_api import experiment_router
+from chatwright.serve.export_api import export_api
 from chatwright.serve.feedback_api import feedback_api
-from chatwright.serve.fleet import Fleet, standing_of
+from chatwright.serve.fleet import Fleet, Standing
 from chatwright.serve.lineage import describe
 from chatwright.serve.middleware import Shield
 from chatwright.serve.models import Find, Watcher, models_api
 from chatwright.serve.openai_api import openai_api, service
 from chatwright.serve.pages import pages
+from chatwright.serve.standing import Standing as Experiment
+from chatwright.serve.standing import begin
 from chatwright.serve.store import Store
 from chatwright.serve.telemetry import Telemetry
+from chatwright.serve.watch import watch
 
 logger = logging.getLogger("chatwright.serve")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -53,15 +58,17 @@ def create_app(
         await fleet.start()
         for name, model in watcher.find().items() if watcher else ():
             await asyncio.wrap_future(store.add_model(describe(model.place, name)))
+        tasks = [asyncio.create_task(_keep_up(app, store, watcher))]
         if experiment:
-            await asyncio.wrap_future(store.start_experiment(experiment.name, experiment.arms))
-            fleet.standing = await asyncio.to_thread(standing_of, store, experiment.name)
-        keeper = asyncio.create_task(_keep_up(app, store, watcher, experiment))
+            follow = _follower(app, watcher)
+            await follow(await asyncio.to_thread(begin, store, experiment))
+            tasks.append(asyncio.create_task(watch(store, experiment.name, follow, config.refresh)))
         try:
             yield
         finally:
             app.state.service.draining = True
-            keeper.cancel()
+            for task in tasks:
+                task.cancel()
             await fleet.close()
 
     app = FastAPI(
@@ -84,14 +91,29 @@ def create_app(
 def _add_admin(app: FastAPI, store: Store) -> None:
     """What needs the scope admin."""
     admin = needs("admin")
-    for router in (models_api(), annotation_api(store), conversations_api(store)):
+    for router in (models_api(), annotation_api(store), conversations_api(store), export_api(store)):
         app.include_router(router, dependencies=[Depends(admin)])
+    app.include_router(experiment_router(store, admin))
 
 
-async def _keep_up(
-    app: FastAPI, store: Store, watcher: Watcher | None, experiment: ExperimentConfig | None
-) -> None:
-    """Notice every few seconds, or at once on SIGHUP, what others have changed: keys, models, shares."""
+def _follower(app: FastAPI, watcher: Watcher | None) -> Callable[[Experiment], Awaitable[None]]:
+    """What takes an experiment's standing over: who gets which arm, and models promoted into an arm."""
+
+    async def follow(now: Experiment) -> None:
+        own: Service = app.state.service
+        own.fleet.standing = Standing(now.name, now.salt, now.arms)
+        if watcher:
+            served = watcher.find()
+            watcher.promoted = {
+                arm: ModelConfig(folder=folder) for arm, folder in now.models.items() if arm in served
+            }
+            app.state.reload.set()
+
+    return follow
+
+
+async def _keep_up(app: FastAPI, store: Store, watcher: Watcher | None) -> None:
+    """Notice every few seconds, or at once on SIGHUP, what others have changed: keys and models."""
     own: Service = app.state.service
     while True:
         with contextlib.suppress(asyncio.TimeoutError):
@@ -99,8 +121,6 @@ async def _keep_up(
         app.state.reload.clear()
         try:
             app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
-            if experiment:
-                own.fleet.standing = await asyncio.to_thread(standing_of, store, experiment.name)
             if watcher:
                 for name, model in await watcher.look(own):
                     await asyncio.wrap_future(store.add_model(describe(model.place, name)))

@@ -9,13 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import select
-
 from chatwright.serve.backend import Backend
 from chatwright.serve.errors import ApiError
 from chatwright.serve.experiment import assign
-from chatwright.serve.store import Store
-from chatwright.serve.tables import Experiment
 
 logger = logging.getLogger("chatwright.serve")
 
@@ -26,15 +22,6 @@ class Standing(NamedTuple):
     name: str
     salt: str
     arms: Mapping[str, float]
-
-
-def standing_of(store: Store, name: str) -> Standing | None:
-    """The experiment as the store has it: all users to the winner once there is one."""
-    with store.engine.connect() as connection:
-        row = connection.execute(select(Experiment.__table__).where(Experiment.name == name)).first()
-    if row is None:
-        return None
-    return Standing(name, row.salt, {row.winner: 1.0} if row.winner else row.arms)
 
 
 class Choice(NamedTuple):

@@ -15,7 +15,7 @@ from chatwright.core.seeds import derive
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig
 from chatwright.engine.optim import OptimConfig
-from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.engine.torch_engine import Frozen, TorchEngine, pick_device
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import load_causal_lm, load_tokenizer, save_model
 from chatwright.models.lora import LoraConfig, adapter_off, add_lora, merged
@@ -25,12 +25,11 @@ from chatwright.rewards.base import Reward, WeightedSum
 from chatwright.rewards.model import ModelReward
 from chatwright.rewards.rules import build_rule
 from chatwright.sampling.base import Sampler
+from chatwright.sampling.choice import chosen
 from chatwright.sampling.local import LocalSampler
 from chatwright.stages.job import MODEL, Job
 
 ENGINES: dict[str, Callable[..., Engine]] = {"torch": TorchEngine}
-SAMPLERS: dict[str, Callable[..., Sampler]] = {"local": LocalSampler}
-
 Reference = Callable[[Batch], Tensor]
 
 
@@ -41,6 +40,7 @@ class Policy:
     model: Any
     tokenizer: Any
     template: Template
+    folder: str
 
 
 def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy:
@@ -51,7 +51,7 @@ def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy
     model: Any = load_causal_lm(folder, job.engine.dtype)
     if lora:
         model = add_lora(model, lora, derive(job.seed, "lora"))
-    return Policy(model, tokenizer, template)
+    return Policy(model, tokenizer, template, folder)
 
 
 def scorer(job: Job, name: str | None, lora: LoraConfig | None = None) -> Any:
@@ -90,9 +90,36 @@ def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperatur
     return lambda batch: frozen.infer(batch, read)
 
 
-def sampler(policy: Policy) -> Sampler:
-    """The generation engine over a policy."""
-    return SAMPLERS["local"](policy.model, policy.template)
+def sampler(policy: Policy, job: Job) -> Sampler:
+    """The generation engine over a policy, and a line that says which; close it after use."""
+    kind, why = chosen(job.sampler, pick_device(job.engine.device))
+    job.say(f"[dim]sampler: {kind} ({why})[/dim]")
+    return SAMPLERS[kind](policy, job)
+
+
+def _local(policy: Policy, job: Job) -> Sampler:
+    return LocalSampler(policy.model, policy.template)
+
+
+def _vllm(policy: Policy, job: Job) -> Sampler:
+    """vLLM with the policy's weights as they are in its folder: what is in memory must be published."""
+    from chatwright.sampling.vllm import Backend, VllmSampler
+
+    backend: Backend
+    if job.sampler.url:
+        from chatwright.sampling.vllm_server import Server
+
+        tied = bool(policy.model.config.get_text_config().tie_word_embeddings)
+        backend = Server(job.sampler.url, getattr(torch, job.engine.dtype), tied)
+    else:
+        from chatwright.sampling.vllm_engine import InProcess
+
+        device = pick_device(job.engine.device)
+        backend = InProcess(policy.folder, job.engine.dtype, device, job.sampler)
+    return VllmSampler(backend, policy.template)
+
+
+SAMPLERS: dict[str, Callable[[Policy, Job], Sampler]] = {"local": _local, "vllm": _vllm}
 
 
 def save(model: Any, start: Policy, job: Job, name: str = MODEL) -> None:

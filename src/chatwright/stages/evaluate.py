@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import fmean
-from typing import Any
+from typing import Any, NamedTuple
 
 from chatwright.core.files import write_jsonl
 from chatwright.core.seeds import derive
@@ -21,9 +21,30 @@ from chatwright.stages.job import Job, Outcome
 from chatwright.stages.rl import prompt_of
 
 
+class Answered(NamedTuple):
+    """What the models said, with scores; `answers` follow the prompts, several in a row for each."""
+
+    prompts: Sequence[Prompt]
+    baseline: build.Policy
+    answers: dict[str, list[Rollout]]
+
+
 def run(stage: EvaluateStage, job: Job) -> Outcome:
     """Sample, score, compare with the first model, and keep every answer."""
     outcome = Outcome()
+    found = answers_of(stage, job, outcome)
+    with outcome.phase("compare"):
+        write_jsonl(job.directory / "samples.jsonl", samples(found, stage, job))
+        outcome.result = {
+            "baseline": stage.compare[0],
+            "comparisons": comparisons(found.answers, stage),
+            "correct": stage.correct,
+        }
+    return outcome
+
+
+def answers_of(stage: EvaluateStage, job: Job, outcome: Outcome) -> Answered:
+    """Every model's answers to the same prompts with the same seeds."""
     prompts = [prompt_of(record, stage.name) for name in stage.data for record in job.data[name]][
         : stage.limit
     ]
@@ -33,28 +54,31 @@ def run(stage: EvaluateStage, job: Job) -> Outcome:
     answers: dict[str, list[Rollout]] = {}
     for name in stage.compare:
         with outcome.phase(f"answers of {name}"):
-            sampler = build.sampler(build.policy(job, name))
+            sampler = build.sampler(build.policy(job, name), job)
             seed = derive(job.seed, stage.name, "answers")
             answers[name] = reward(sampler.generate(prompts, stage.answers, stage.sampling, seed))
+            sampler.close()
         job.say(f"{name}: mean reward {fmean(r.reward for r in answers[name]):.4g} on {len(prompts)} prompts")
-    with outcome.phase("compare"):
-        kl = {name: divergence(rollouts, baseline, stage, job) for name, rollouts in answers.items()}
-        write_jsonl(job.directory / "samples.jsonl", list(samples(prompts, answers, kl, stage.answers)))
-        first, *others = stage.compare
-        outcome.result = {
-            "baseline": first,
-            "comparisons": {
-                name: {
-                    score: compare(
-                        values(answers[first], score, stage), values(answers[name], score, stage)
-                    ).as_dict()
-                    for score in ("reward", *stage.reward, "length")
-                }
-                for name in others
-            },
-            "correct": stage.correct,
+    return Answered(prompts, baseline, answers)
+
+
+def scores_of(stage: EvaluateStage) -> tuple[str, ...]:
+    """What models are compared by."""
+    return ("reward", *stage.reward, "length")
+
+
+def comparisons(answers: Mapping[str, Sequence[Rollout]], stage: EvaluateStage) -> dict[str, Any]:
+    """{model: {score: what it gained over the first one}}."""
+    first, *others = stage.compare
+    return {
+        name: {
+            score: compare(
+                values(answers[first], score, stage), values(answers[name], score, stage)
+            ).as_dict()
+            for score in scores_of(stage)
         }
-    return outcome
+        for name in others
+    }
 
 
 def values(rollouts: Sequence[Rollout], score: str, stage: EvaluateStage) -> list[float]:
@@ -77,10 +101,10 @@ def divergence(
     return (aligned(rollouts, batch) - theirs).sum(1).tolist()
 
 
-def samples(
-    prompts: Sequence[Prompt], answers: dict[str, list[Rollout]], kl: dict[str, list[float]], n: int
-) -> list[dict[str, Any]]:
+def samples(found: Answered, stage: EvaluateStage, job: Job) -> list[dict[str, Any]]:
     """Every prompt with every model's first answer, for the report and for eyes."""
+    n = stage.answers
+    kl = {name: divergence(rollouts, found.baseline, stage, job) for name, rollouts in found.answers.items()}
     return [
         {
             "prompt": [{"role": m.role, "content": m.content} for m in prompt.messages],
@@ -95,8 +119,8 @@ def samples(
                     "parts": dict(r.parts),
                     "kl": fmean(kl[name][i * n : i * n + n]),
                 }
-                for name, rollouts in answers.items()
+                for name, rollouts in found.answers.items()
             },
         }
-        for i, prompt in enumerate(prompts)
+        for i, prompt in enumerate(found.prompts)
     ]

@@ -17,6 +17,7 @@ from chatwright.core.types import Record
 from chatwright.data.clean import hash_records
 from chatwright.data.template import TemplateConfig
 from chatwright.engine.base import EngineConfig
+from chatwright.sampling.choice import SamplerConfig
 
 MODEL = "model"
 """The folder below a stage's own that holds what it made: a plain Hugging Face folder."""
@@ -33,6 +34,7 @@ class Job:
     directory: Path
     seed: int
     engine: EngineConfig
+    sampler: SamplerConfig
     template: TemplateConfig
     models: Mapping[str, str]
     data: Mapping[str, Sequence[Record]]

@@ -17,7 +17,7 @@ from chatwright.core.interrupt import StopFlag
 from chatwright.core.types import Record
 from chatwright.engine.torch_engine import pick_device, tokens_at_once
 from chatwright.models.vocabulary import CHUNK_ELEMENTS
-from chatwright.recipe.schema import EvaluateStage, FreshModel, Recipe, RLStage, Stage, TrainStage
+from chatwright.recipe.schema import EvaluateStage, FreshModel, GateStage, Recipe, RLStage, Stage, TrainStage
 from chatwright.rl.methods import METHODS, resolve
 from chatwright.stages import build
 from chatwright.stages.fresh import make_base
@@ -61,9 +61,9 @@ def base_model(recipe: Recipe, job: Job) -> str:
 
 def row_of(stage: Stage, job: Job) -> tuple[str, ...]:
     """A stage's line of the table."""
-    if isinstance(stage, EvaluateStage):
+    if isinstance(stage, EvaluateStage | GateStage):
         prompts = sum(len(job.data[name]) for name in stage.data)
-        return "evaluate", str(prompts), "", "", "", ""
+        return stage.kind, str(prompts), "", "", "", ""
     if not isinstance(stage, TrainStage | RLStage):
         return stage.kind, "", "", "", "", ""
     policy = build.policy(job, "base", stage.lora)

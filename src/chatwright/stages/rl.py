@@ -49,6 +49,7 @@ def run(stage: RLStage, job: Job) -> Outcome:
     start, state = resume(checkpoints, loaders, job)
     if state:
         algorithm.load_state(state)
+    source.publish(algorithm.policy.weights())
     outcome.contract = contract(stage.method, settings, stage.sampling.temperature)
     if start == 0:
         look_first(algorithm, source, stage, job)
@@ -62,6 +63,7 @@ def run(stage: RLStage, job: Job) -> Outcome:
         build.save(algorithm.policy.module, start_from, job)
         if algorithm.average:
             build.save_average(algorithm.policy.module, algorithm.average, start_from, job)
+    source.sampler.close()
     outcome.result = {"steps": stage.steps, "seconds": tracker.elapsed(), "beta": algorithm.beta}
     outcome.sources = job.hashes([*stage.data, *(stage.ptx.data if stage.ptx else ())])
     outcome.data = {name: {"rows": len(job.data[name])} for name in stage.data}
@@ -75,7 +77,7 @@ def source_of(stage: RLStage, settings: RLConfig, job: Job, policy: build.Policy
     records = mix({n: job.data[n] for n in stage.data}, stage.data, derive(job.seed, stage.name, "mix"))
     return Sampled(
         prompts=[prompt_of(record, stage.name) for record in records],
-        sampler=build.sampler(policy),
+        sampler=build.sampler(policy, job),
         reward=build.rewards(stage.reward, job, policy.template),
         settings=settings,
         sampling=stage.sampling,

@@ -91,8 +91,9 @@ function spans(task, submit) {
   function flag(label) {
     const [from, to] = range();
     for (let n = from; n <= to; n += 1) flagged[n] = label;
-    anchor = cursor;
     draw(true);
+    anchor = cursor;
+    draw();
   }
 
   function value() {

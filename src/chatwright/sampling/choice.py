@@ -1,0 +1,53 @@
+"""Which generation engine a recipe gets, and why."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Literal
+
+import torch
+from pydantic import Field, model_validator
+
+from chatwright.core.types import ChatwrightError, Config
+
+
+class SamplerConfig(Config):
+    """Where answers are drawn; the two engines draw from the same distribution, and not the same answers."""
+
+    kind: Literal["auto", "local", "vllm"] = Field(
+        "auto", description="auto takes vLLM on a GPU where it is installed, and else local, our own."
+    )
+    url: str | None = Field(
+        None, description="A vLLM server that works for this run alone; without it vLLM runs in process."
+    )
+    memory: float = Field(0.4, gt=0, lt=1, description="Share of the GPU that vLLM in process takes.")
+    cache_gib: float = Field(1.0, gt=0, description="Cache of vLLM in process on a CPU, in GiB.")
+    max_length: int | None = Field(
+        None, ge=16, description="Longest prompt with its answer that vLLM in process prepares for."
+    )
+    eager: bool = Field(False, description="vLLM in process neither compiles nor captures graphs.")
+
+    @model_validator(mode="after")
+    def _only_vllm_has_a_url(self) -> SamplerConfig:
+        if self.url is not None and self.kind != "vllm":
+            raise ValueError(f"url: only kind: vllm has one, and this is kind: {self.kind}")
+        return self
+
+
+def chosen(config: SamplerConfig, device: torch.device) -> tuple[Literal["local", "vllm"], str]:
+    """The engine and the reason, in words for the user; raises ChatwrightError when it cannot be had."""
+    if config.kind == "local":
+        return "local", "as the recipe says"
+    if config.url:
+        return "vllm", f"the server at {config.url}"
+    installed = find_spec("vllm") is not None
+    if config.kind == "vllm":
+        if not installed:
+            raise ChatwrightError(
+                "sampler: vllm, but vLLM is not installed here. On a GPU: pip install 'chatwright[vllm]'; on "
+                "a CPU: docs/vllm.md. Or give the url of a server, or write sampler: local"
+            )
+        return "vllm", "in process, as the recipe says"
+    if device.type != "cuda":
+        return "local", "auto: no GPU"
+    return ("vllm", "auto: a GPU, and vLLM is installed") if installed else ("local", "auto: no vLLM here")

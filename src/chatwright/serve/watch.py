@@ -1,0 +1,77 @@
+"""What runs beside a server: it hears of decisions made elsewhere, and decides where it may."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from chatwright.serve.board import Board, make_board
+from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.standing import Standing, facts, promote, roll_back, standing
+from chatwright.serve.store import Store
+from chatwright.serve.writer import StoreBusy, StoreFailed
+
+logger = logging.getLogger("chatwright.serve")
+
+SHARE_OF_TIME = 0.02
+"""The board is computed at most for this share of the time, however large the store has grown."""
+
+
+async def watch(
+    store: Store,
+    name: str,
+    apply: Callable[[Standing], Awaitable[None]],
+    every: float = 5.0,
+    look_every: float = 60.0,
+) -> None:
+    """Run until cancelled. `apply` gets the standing at the start and whenever it has changed; every
+    `look_every` seconds the board is looked at, and a broken guardrail rolls its arm back.
+
+    A store that does not answer is logged and asked again: serving goes on as it was.
+    """
+    known: Standing | None = None
+    due = time.monotonic() + look_every
+    while True:
+        try:
+            now = await asyncio.to_thread(standing, store, name)
+            if now != known:
+                await apply(now)
+                known = now
+            if time.monotonic() >= due:
+                began = time.monotonic()
+                await asyncio.to_thread(look, store, name)
+                took = time.monotonic() - began
+                due = time.monotonic() + max(look_every, took / SHARE_OF_TIME)
+        except (SQLAlchemyError, StoreBusy, StoreFailed) as error:
+            logger.warning("experiment %s: the store does not answer, trying again: %s", name, error)
+        await asyncio.sleep(every)
+
+
+def look(store: Store, name: str, at: float | None = None) -> Board | None:
+    """Look at the board once and do what the settings leave to the machine; None where nothing runs."""
+    now = standing(store, name)
+    config = now.settings
+    if now.status != "running" or sum(share > 0 for share in now.arms.values()) < 2:
+        return None
+    board = make_board(config, facts(store, now), time.time() if at is None else at)
+    _act(store, config, board, now)
+    return board
+
+
+def _act(store: Store, config: ExperimentConfig, board: Board, now: Standing) -> None:
+    broken = {guard.arm for guard in board.guards if guard.state == "broken"}
+    for decision in board.decisions:
+        why = {"by": "server", "en": decision.en, "zh": decision.zh}
+        if now.arms.get(decision.arm, 0) <= 0:
+            continue
+        if decision.arm in broken and config.rollback == "auto":
+            logger.warning("experiment %s: %s rolled back: %s", config.name, decision.arm, decision.en)
+            roll_back(store, config.name, decision.arm, why)
+        elif decision.verdict == "promote" and config.promote == "auto":
+            logger.warning("experiment %s: %s promoted: %s", config.name, decision.arm, decision.en)
+            promote(store, config.name, decision.arm, why)
+            return

@@ -1,0 +1,174 @@
+"""The gate before a release: the new model against the live one on held-out prompts. Only a model that is
+shown to be better, and within every guardrail, is promoted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from chatwright.core.files import atomic_directory, sha256_of, write_json, write_jsonl
+from chatwright.core.types import ChatwrightError
+from chatwright.evaluate.stats import Interval, bootstrap
+from chatwright.recipe.schema import EvaluateStage, GateStage
+from chatwright.serve.experiment import Guardrail
+from chatwright.stages import evaluate
+from chatwright.stages.job import Job, Outcome
+
+LIVE = "live"
+"""What the model that is served now is called in the stage's files."""
+State = Literal["holds", "open", "broken"]
+
+
+@dataclass(frozen=True)
+class Check:
+    """One condition of the promotion."""
+
+    score: str
+    asks: str
+    """The condition in words."""
+    low: float
+    mean: float
+    high: float
+    """Of the change from the live model to the new one: paired, 95 %."""
+    state: State
+
+    def __str__(self) -> str:
+        change = f"{self.mean:+.3g} ({self.low:+.3g} … {self.high:+.3g})".replace("-", "−")
+        return f"{self.score}: {change}; asked for: {self.asks}: {self.state}"
+
+
+def run(stage: GateStage, job: Job) -> Outcome:
+    """Compare, decide, and promote or say why not. The verdict and every figure are in the manifest."""
+    folder = live_model(stage, job)
+    job = dataclasses.replace(job, models={**job.models, LIVE: folder})
+    comparison = EvaluateStage(
+        name=stage.name, kind="evaluate", compare=(LIVE, stage.model), data=stage.data, reward=stage.reward,
+        sampling=stage.sampling, answers=stage.answers, limit=stage.limit,
+    )  # fmt: skip
+    outcome = Outcome()
+    found = evaluate.answers_of(comparison, job, outcome)
+    write_jsonl(job.directory / "samples.jsonl", evaluate.samples(found, comparison, job))
+    before, after = (
+        {s: evaluate.values(found.answers[name], s, comparison) for s in evaluate.scores_of(comparison)}
+        for name in (LIVE, stage.model)
+    )
+    checks = [gain(stage.decides, before, after, stage.least)]
+    checks += [guard(score, before, after, limit) for score, limit in stage.guardrails.items()]
+    refused = [str(check) for check in checks if check.state != "holds"]
+    outcome.result = {
+        "verdict": "refused" if refused else "promoted",
+        "model": stage.model, "live": folder, "prompts": len(found.prompts), "refused": refused,
+        "checks": [asdict(check) for check in checks],
+        "comparisons": evaluate.comparisons(found.answers, comparison),
+    }  # fmt: skip
+    for check in checks:
+        job.say(f"  {check}")
+    if refused:
+        job.say(f"{stage.name}: refused: {stage.model} does not take the live model's place")
+    else:
+        promote(stage, job, outcome.result)
+    return outcome
+
+
+def gain(
+    score: str, before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], least: float
+) -> Check:
+    """Is the score shown to have gained more than `least`?"""
+    low, high, mean = _change(before[score], after[score])
+    state: State = "holds" if low > least else "broken" if high < least else "open"
+    return Check(score, f"more than {least:+g}".replace("-", "−"), low, mean, high, state)
+
+
+def guard(
+    score: str, before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], limit: Guardrail
+) -> Check:
+    """Is the score shown to be no worse than the limit? Length is worse as it grows, all else as it falls."""
+    worse = 1 if score == "length" else -1
+    low, high, mean = _change(before[score], after[score])
+    if limit.worse_by is not None:
+        asks = f"{'at most' if worse > 0 else 'no less than'} {worse * limit.worse_by:+g}".replace("-", "−")
+        by = (low, high) if worse > 0 else (-high, -low)
+        most = limit.worse_by
+    else:
+        assert limit.worse_by_ratio is not None
+        ratio = limit.worse_by_ratio
+        asks = f"at most {ratio:g} times" if worse > 0 else f"at least 1/{ratio:g} of"
+        asks += " the live model's"
+        # large/small is at most r where the mean of large − r·small, which is paired, is at most 0
+        small, large = (before[score], after[score]) if worse > 0 else (after[score], before[score])
+        scaled = _change([ratio * x for x in small], large)
+        by, most = (scaled[0], scaled[1]), 0.0
+    state: State = "holds" if by[1] <= most else "broken" if by[0] > most else "open"
+    return Check(score, asks, low, mean, high, state)
+
+
+def _change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
+    found: Interval = bootstrap([a - b for b, a in zip(before, after, strict=True)])
+    return found.low, found.high, found.mean
+
+
+def live_model(stage: GateStage, job: Job) -> str:
+    """What is served now: the model promoted last in the store, else the one that the recipe names."""
+    if stage.store is not None:
+        from chatwright.serve.standing import names, standing
+        from chatwright.serve.store import Store
+
+        with Store.open(_place(stage.store, job)) as store:
+            if stage.experiment in names(store):
+                promoted = standing(store, stage.experiment).models.get(_arm(stage))
+                if promoted is not None and Path(promoted).is_dir():
+                    return promoted
+    return job.model(stage.live)
+
+
+def promote(stage: GateStage, job: Job, result: dict[str, Any]) -> None:
+    """Keep the model under its content's hash, so that later runs leave it alone; write promotion.json and,
+    where a store is named, the row that its servers act on.
+    """
+    source = Path(job.model(stage.model))
+    if not source.is_dir():
+        raise ChatwrightError(f"stage {stage.name!r}: model: {source} is no folder; a gate promotes folders")
+    fingerprint = sha256_of(source)
+    kept = job.directory.parent / "promoted" / fingerprint[:16]
+    if not kept.exists():
+        with atomic_directory(kept) as part:
+            shutil.copytree(source, part, copy_function=_link, dirs_exist_ok=True)
+    about = {
+        "run": job.run, "stage": stage.name, "model": stage.model, "folder": str(kept),
+        "fingerprint": fingerprint, "instead_of": result["live"], "checks": result["checks"],
+    }  # fmt: skip
+    if stage.store is not None:
+        from chatwright.serve.standing import names, replace_model, standing
+        from chatwright.serve.store import Store
+
+        with Store.open(_place(stage.store, job)) as store:
+            known = stage.experiment in names(store)
+            if not known or standing(store, stage.experiment).models.get(_arm(stage)) != str(kept):
+                replace_model(store, stage.experiment, _arm(stage), str(kept), {**about, "by": "gate"})
+        job.say(f"{stage.name}: servers of {stage.experiment!r} change to it within seconds")
+    write_json(job.directory / "promotion.json", about)
+    result["promoted"] = {"folder": str(kept), "fingerprint": fingerprint}
+    job.say(f"{stage.name}: promoted: {kept}")
+
+
+def _arm(stage: GateStage) -> str:
+    return stage.arm or stage.model
+
+
+def _place(store: str, job: Job) -> str:
+    """A file is seen from the recipe's folder."""
+    return store if "://" in store else str(job.imports / store)
+
+
+def _link(source: str, target: str) -> None:
+    """The same bytes under a second name where the disk can do that; weights are never changed in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

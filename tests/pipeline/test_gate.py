@@ -1,0 +1,147 @@
+"""The gate lets a better model through, writes it down for the server, and says why it refuses."""
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from chatwright.core.files import read_json, sha256_of
+from chatwright.core.types import ChatwrightError
+from chatwright.pipeline import Run
+from chatwright.recipe.read import read_recipe
+from chatwright.serve.experiment import Guardrail
+from chatwright.stages.gate import gain, guard
+from shop import recipe, write_shop
+
+RULES = """
+def clean(rollouts):
+    return [sum(c.isprintable() and c != "\\ufffd" for c in r.text) / max(1, len(r.text)) for r in rollouts]
+
+
+def garbage(rollouts):
+    return [1 - score for score in clean(rollouts)]
+"""
+
+
+def gated(folder: Path, **changes: object) -> Path:
+    """A shop whose gate compares a trained model with its start by how few broken characters it writes."""
+    content = recipe(steps=60)
+    gate = {
+        "name": "gate", "kind": "gate", "model": "pretrain", "live": "base", "data": ["held_out_prompts"],
+        "reward": {"clean": {"rule": "my_rules:clean"}}, "answers": 2,
+        "sampling": {"max_tokens": 16, "temperature": 0.3},
+        "guardrails": {}, "store": "store.db", "arm": "chat",
+    }  # fmt: skip
+    content["stages"][0]["optim"] = {"lr": 1e-2}
+    content["stages"] = [content["stages"][0], {**gate, **changes}]
+    path = write_shop(folder, content)
+    (folder / "my_rules.py").write_text(RULES, encoding="utf-8")
+    return path
+
+
+def run(path: Path, *changes: str) -> tuple[Path, str]:
+    console = Console(width=300, file=io.StringIO())
+    folder = Run(read_recipe(path, changes), path.parent, console).execute()
+    return folder, console.file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def passed(tmp_path_factory):
+    path = gated(tmp_path_factory.mktemp("shop"))
+    return path, *run(path)
+
+
+def test_a_better_model_is_promoted(passed):
+    _, folder, said = passed
+    result = read_json(folder / "gate" / "manifest.json")["result"]
+    assert result["verdict"] == "promoted" and result["refused"] == [] and "gate: promoted" in said
+    (check,) = result["checks"]
+    assert check["state"] == "holds" and 0 < check["low"] <= check["mean"] <= check["high"]
+    promotion = read_json(folder / "gate" / "promotion.json")
+    kept = Path(promotion["folder"])
+    assert kept.parent == folder / "promoted" and sha256_of(kept) == promotion["fingerprint"]
+    assert sha256_of(folder / "pretrain" / "model") == promotion["fingerprint"]
+    assert len((folder / "gate" / "samples.jsonl").read_text("utf-8").splitlines()) == result["prompts"]
+
+
+def test_the_servers_store_knows_of_it(passed):
+    from chatwright.serve.standing import standing
+    from chatwright.serve.store import Store
+
+    path, folder, _ = passed
+    with Store.open(path.parent / "store.db") as store:
+        now = standing(store, "live")
+    assert now.models == {"chat": read_json(folder / "gate" / "promotion.json")["folder"]}
+    (event,) = [e for e in now.events if e["kind"] == "model"]
+    assert event["detail"]["by"] == "gate" and event["detail"]["checks"][0]["state"] == "holds"
+
+
+def test_the_next_gate_compares_with_what_was_promoted(passed):
+    path, folder, _ = passed
+    promoted = read_json(folder / "gate" / "promotion.json")["folder"]
+    again, said = run(path, "stages.gate.limit=9")
+    result = read_json(again / "gate" / "manifest.json")["result"]
+    assert result["live"] == promoted and result["verdict"] == "refused"
+    assert "asked for: more than +0: open" in result["refused"][0] and "gate: refused" in said
+    assert not (again / "gate" / "promotion.json").exists()
+    with pytest.raises(ChatwrightError, match=r"pretrain was refused: reward: .0"):
+        run(path, "stages.gate.limit=9", "stages.gate.strict=true")
+    with pytest.raises(
+        ChatwrightError, match="pretrain was refused"
+    ):  # a second run finds it done, and says so too
+        run(path, "stages.gate.limit=9", "stages.gate.strict=true")
+    assert run(path, "stages.gate.limit=9", "stages.gate.least=-1")[1].count("gate: promoted") == 1
+
+
+def test_a_broken_guardrail_refuses_a_better_model(passed):
+    path, _, _ = passed
+    parts = "{clean: {rule: 'my_rules:clean'}, garbage: {rule: 'my_rules:garbage', weight: 0}}"
+    changes = (f"stages.gate.reward={parts}", "stages.gate.guardrails={garbage: {worse_by: 0.0}}")
+    folder, said = run(path, *changes, "stages.gate.store=null")
+    result = read_json(folder / "gate" / "manifest.json")["result"]
+    assert {c["score"]: c["state"] for c in result["checks"]} == {"reward": "holds", "garbage": "broken"}
+    assert (
+        result["verdict"] == "refused" and len(result["refused"]) == 1 and "garbage" in result["refused"][0]
+    )
+    assert (
+        not (folder / "gate" / "promotion.json").exists() and "does not take the live model's place" in said
+    )
+
+
+def test_gains_and_guards_by_hand():
+    ten = [0.0, 1.0] * 20
+    up = [x + 0.5 for x in ten]
+    assert gain("reward", {"reward": ten}, {"reward": up}, 0.4).state == "holds"
+    assert gain("reward", {"reward": ten}, {"reward": up}, 0.6).state == "broken"
+    assert gain("reward", {"reward": ten}, {"reward": ten[::-1]}, 0.0).state == "open"
+    assert gain("reward", {"reward": ten}, {"reward": ten}, -0.1).state == "holds"
+    by = {"facts": ten, "length": [10.0] * 40}
+    longer = {"facts": [x - 0.2 for x in ten], "length": [14.0] * 40}
+    for score, limit, state in (
+        ("facts", Guardrail(worse_by=0.1), "broken"),
+        ("facts", Guardrail(worse_by=0.3), "holds"),
+        ("length", Guardrail(worse_by_ratio=1.5), "holds"),
+        ("length", Guardrail(worse_by_ratio=1.3), "broken"),
+        ("length", Guardrail(worse_by=5), "holds"),
+        ("facts", Guardrail(worse_by_ratio=3), "holds"),  # 0.5 / 0.3 = 1.7
+        ("facts", Guardrail(worse_by_ratio=1.1), "broken"),
+    ):
+        assert guard(score, by, longer, limit).state == state, (score, limit)
+    assert guard("facts", by, by, Guardrail(worse_by=0)).state == "holds"
+    assert "asked for: no less than −0.1: broken" in str(guard("facts", by, longer, Guardrail(worse_by=0.1)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"decides": "fact"}, "decides: 'fact' is no score of it"),
+        ({"guardrails": {"lenght": {"worse_by": 1}}}, "did you mean 'length'"),
+        ({"live": "pretrian"}, "live: no earlier stage 'pretrian'; did you mean 'pretrain'"),
+        ({"guardrails": {"length": {}}}, "either worse_by or worse_by_ratio"),
+        ({"mdoel": "sft"}, "did you mean 'model'"),
+    ],
+)
+def test_wrong_settings_are_named(tmp_path, changes, said):
+    with pytest.raises(ChatwrightError, match=said):
+        read_recipe(gated(tmp_path, **changes))

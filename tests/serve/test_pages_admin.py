@@ -1,0 +1,228 @@
+"""The admin page in a real Chromium against a real server: annotation by keyboard, conversations, export."""
+
+import io
+import json
+import zipfile
+
+import pytest
+
+from browsing import chromium, needs_chromium, until, watched
+from chatting import models, rows
+from chatwright.core.types import Message
+from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.tables import Annotation, Comparison, Correction, Export, Rating, Task
+from chatwright.serve.writes import Answer, Begun, Correct, Finished, Rate
+from served import serving
+
+pytestmark = needs_chromium
+ARMS = ExperimentConfig(arms={"chat": 0.5, "small": 0.5})
+HOSTILE = "<img src=x onerror=\"document.title='broken'\">"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def served(tmp_path):
+    with serving(tmp_path, models(), ARMS) as served:
+        yield served
+
+
+def said(store, name, question, text, **more):
+    """An exchange that is over."""
+    store.begin(Begun(id=name, messages=(Message("user", question),), model="chat", user="u", **more))
+    store.finish(Finished(exchange=name, answers=[Answer(text, "stop", 3)], seconds=0.5)).result()
+
+
+def annotating(page, served, name="ann"):
+    """Open the queue under a name, by keyboard alone."""
+    page.goto(f"{served.url}/admin#annotate")
+    page.wait_for_selector("#annotator")
+    page.locator("#annotator").focus()
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+
+
+def fill(page, kind, double="0"):
+    """Fill the queue with the form that is offered where it is empty; focus is in it already."""
+    until(page, "document.activeElement.name === 'kind'")
+    page.locator(".filler select").select_option(kind)
+    page.locator(".filler [name=double]").fill(double)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".asked")
+
+
+def done(page, number):
+    """Wait for the page to say that so many are done."""
+    until(page, f"document.querySelector('#progress').textContent.startsWith('done by you: {number} ')")
+
+
+def saved(page):
+    """Wait for the answer to be on the disk and the next task to be there."""
+    page.wait_for_selector(".recent :text('Saved.')")
+
+
+def test_pairs_by_keyboard_alone(browser, served):
+    for n in range(3):
+        said(served.store, f"a{n}", f"Question {n}?", "first")
+        said(served.store, f"b{n}", f"Question {n}?", "second", regenerates=f"a{n}")
+    with watched(browser, served.url) as page:
+        annotating(page, served)
+        fill(page, "pair")
+        seen = []
+        for number in range(3):
+            done(page, number)
+            left = page.locator(".answer .text").first.inner_text()
+            seen.append(page.locator(".asked").inner_text())
+            page.keyboard.press("1" if left == "second" else "2")
+            done(page, number + 1)
+        assert len(set(seen)) == 3
+        assert "Nothing left to annotate" in page.locator(".task").inner_text()
+        votes = rows(served, Comparison)
+        assert len(votes) == 3
+        assert all({"left": v.left, "right": v.right}[v.winner].startswith("b") for v in votes)
+        page.locator(".task").focus()
+
+
+def test_skip_and_undo_by_keyboard(browser, served):
+    for n in range(2):
+        said(served.store, f"a{n}", f"Question {n}?", "first")
+        said(served.store, f"b{n}", f"Question {n}?", "second", regenerates=f"a{n}")
+    with watched(browser, served.url) as page:
+        annotating(page, served)
+        fill(page, "pair")
+        first = page.locator(".asked").inner_text()
+        page.keyboard.press("3")
+        saved(page)
+        second = page.locator(".asked").inner_text()
+        assert second != first
+        page.keyboard.press("u")
+        until(page, f"document.querySelector('.asked')?.innerText === {json.dumps(first)}")
+        assert rows(served, Comparison)[0].undone is not None
+        assert page.locator(".vote.chosen").inner_text().endswith("Both good")
+        page.keyboard.press("s")
+        until(page, f"document.querySelector('.asked')?.innerText === {json.dumps(second)}")
+        assert [row.value for row in rows(served, Annotation)][-1] is None
+        page.keyboard.press("u")
+        until(page, f"document.querySelector('.asked')?.innerText === {json.dumps(first)}")
+
+
+def test_drafts_and_spans_by_keyboard(browser, served):
+    said(served.store, "x", "When?", "退货期限是 14 days, I think.")
+    served.store.rate(Rate(exchange="x", thumb=-1)).result()
+    with watched(browser, served.url) as page:
+        annotating(page, served)
+        fill(page, "draft")
+        until(page, "document.activeElement.tagName === 'TEXTAREA'")
+        page.keyboard.press("Control+a")
+        page.keyboard.type("30 days.")
+        page.keyboard.press("Control+Enter")
+        saved(page)
+        assert rows(served, Correction)[0].text == "30 days."
+        fill(page, "spans")
+        until(page, "document.activeElement.className === 'spans'")
+        words = page.evaluate(
+            """async () => (await import("/static/task.js")).words("退货期限是 14 days, I think.")"""
+        )
+        at = next(n for n, word in enumerate(w for w in words if w["text"].strip()) if word["text"] == "14")
+        for _ in range(at):
+            page.keyboard.press("ArrowRight")
+        page.keyboard.press("Shift+ArrowRight")
+        page.keyboard.press("1")
+        assert "14 days, Not true" in page.locator("#live").inner_text()
+        page.keyboard.press("Control+Enter")
+        until(page, "document.querySelector('.task').innerText.startsWith('Nothing left')")
+        spans = rows(served, Annotation)[-1].value["spans"]
+        assert spans == [{"start": 6, "end": 13, "label": "wrong"}]
+        assert rows(served, Rating)[-1].tags == ["wrong"]
+
+
+def test_two_annotators_a_gold_question_and_how_far_they_agree(browser, served):
+    for n in range(2):
+        said(served.store, f"a{n}", f"Question {n}?", "first")
+        said(served.store, f"b{n}", f"Question {n}?", "second", regenerates=f"a{n}")
+    with watched(browser, served.url) as page:
+        annotating(page, served)
+        fill(page, "pair", double="100")
+        for number in range(2):
+            done(page, number)
+            left = page.locator(".answer .text").first.inner_text()
+            want = "first" if "0" in page.locator(".asked .last").inner_text() else "second"
+            page.keyboard.press("1" if left == want else "2")
+            done(page, number + 1)
+        page.locator("#annotator").fill("bo")
+        page.keyboard.press("Enter")
+        done(page, 0)
+        for number in range(2):
+            done(page, number)
+            left = page.locator(".answer .text").first.inner_text()
+            want = "first" if "0" in page.locator(".asked .last").inner_text() else "second"
+            page.keyboard.press("1" if left == want else "2")
+            done(page, number + 1)
+        until(page, "document.querySelector('.standing')?.innerText.includes('ann · bo')")
+        row = page.locator(".standing tr", has_text="Pairs to compare").first.inner_text().split()
+        # Whatever stood left for whom: both took the first answer of one question, the second of the other.
+        assert row[-2:] == ["1.00", "1.00"]
+        page.locator("#make-gold").click()
+        page.wait_for_selector(".recent :text('Now a gold question')")
+        assert sum(task.gold is not None for task in rows(served, Task)) == 1
+
+
+def test_conversations_show_what_people_said_as_text(browser, served):
+    said(served.store, "x", HOSTILE, f"**no** {HOSTILE}", conversation="c")
+    said(served.store, "y", "Quiet?", "yes", conversation="d")
+    served.store.rate(Rate(exchange="x", thumb=-1, reason=HOSTILE, tags=("wrong",))).result()
+    served.store.correct(Correct(exchange="x", text=HOSTILE)).result()
+    with watched(browser, served.url) as page:
+        page.goto(f"{served.url}/admin#conversations")
+        page.wait_for_selector(".talk")
+        assert page.locator(".talk").count() == 2
+        page.get_by_role("button", name="Thumbs down").click()
+        until(page, "document.querySelectorAll('.talk').length === 1")
+        page.locator(".talk summary").click()
+        page.wait_for_selector(".exchange")
+        shown = page.locator(".exchange").inner_text()
+        assert shown.count(HOSTILE) == 4
+        assert page.locator("#view img").count() == 0 and page.title() == "Conversations · Chatwright"
+
+
+def test_export_is_a_zip_and_annotations_are_lines(browser, served):
+    said(served.store, "x", "How long is it?", "14 days", conversation="c")
+    said(served.store, "y", "How long?", "never", conversation="d")
+    served.store.correct(Correct(exchange="x", text="30 days after delivery.")).result()
+    with watched(browser, served.url) as page:
+        page.goto(f"{served.url}/admin#annotate")
+        page.evaluate("localStorage.setItem('chatwright.annotator', 'ann')")
+        page.reload()
+        fill(page, "draft")
+        page.keyboard.press("Control+Enter")
+        saved(page)
+        page.goto(f"{served.url}/admin#export")
+        with page.expect_download() as first:
+            page.get_by_role("button", name="Download").first.click()
+        archive = zipfile.ZipFile(io.BytesIO(first.value.path().read_bytes()))
+        assert {"feedback/card.md", "feedback/demos.jsonl"} <= set(archive.namelist())
+        assert "30 days after delivery." in archive.read("feedback/demos.jsonl").decode()
+        assert rows(served, Export)[0].folder == "downloaded from the admin page"
+        with page.expect_download() as second:
+            page.get_by_role("button", name="Download").last.click()
+        (line,) = map(json.loads, second.value.path().read_text().splitlines())
+        assert line["annotator"] == "ann" and line["kind"] == "draft"
+
+
+def test_both_languages_dark_and_phone_width(browser, served):
+    said(served.store, "x", "多久？", "14 天", conversation="c")
+    phone = {"locale": "zh-CN", "viewport": {"width": 390, "height": 844}, "color_scheme": "dark"}
+    with watched(browser, served.url, **phone) as page:
+        for tab, words in (("conversations", "多久？"), ("annotate", "您的名字"), ("export", "反馈训练数据")):
+            page.goto(f"{served.url}/admin#{tab}")
+            page.wait_for_selector(f"#view :text('{words}')")
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert "rgb(12, 16, 21)" in page.evaluate("getComputedStyle(document.body).backgroundColor")
+        page.get_by_role("button", name="English").click()
+        page.wait_for_selector("#view :text('Feedback as training data')")
+        page.keyboard.press("Alt+3")
+        page.wait_for_selector("#annotator")

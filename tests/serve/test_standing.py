@@ -1,0 +1,228 @@
+"""Decisions live in the store: they outlive restarts, and other processes' take effect at the next look."""
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import time
+
+import httpx
+import pytest
+from fastapi import FastAPI, HTTPException
+
+from chatwright.core.types import ChatwrightError, Message
+from chatwright.serve.board import make_board
+from chatwright.serve.experiment import ExperimentConfig, assign
+from chatwright.serve.experiment_api import experiment_router
+from chatwright.serve.standing import begin, facts, promote, replace_model, roll_back, standing
+from chatwright.serve.store import Store
+from chatwright.serve.watch import look, watch
+from chatwright.serve.writes import Answer, Begun, Compare, Finished, Rate, Undo
+
+CONFIG = ExperimentConfig(arms={"chat": 0.5, "small": 0.5}, window=1.0, guard_window=0.5)
+THREE = ExperimentConfig(arms={"chat": 0.6, "small": 0.2, "tiny": 0.2}, window=1.0, guard_window=0.5)
+
+
+@pytest.fixture
+def store(tmp_path):
+    with Store.open(tmp_path / "store.db") as opened:
+        yield opened
+
+
+def ask(store, now, n, user, at=None, status="done", **more):
+    """One exchange of a user in their arm, finished after a second."""
+    at = now.started + n if at is None else at
+    arm = more.pop("arm", None) or assign(user, now.arms, now.salt)
+    about = {"experiment": now.name, "arm": arm, "model": arm, "user": user, "created": at}
+    store.begin(Begun(id=f"e{n}", messages=(Message("user", "hi"),), **about, **more))
+    ended = {"status": status, "seconds": 1.0, "first_token": 0.1, "ended": at + 1}
+    store.finish(Finished(exchange=f"e{n}", answers=[Answer("yes", "stop", 2)], **ended)).result()
+    return arm
+
+
+def test_a_restart_changes_nothing_and_other_shares_are_a_new_decision(store):
+    first = begin(store, CONFIG)
+    assert begin(store, CONFIG) == first and first.arms == CONFIG.arms and first.status == "running"
+    promote(store, "live", "small")
+    again = begin(store, CONFIG)
+    assert (again.status, again.winner, again.arms) == ("promoted", "small", {"small": 1.0})
+    other = begin(store, CONFIG.model_copy(update={"arms": {"chat": 0.2, "small": 0.8}}))
+    assert (other.status, other.winner, other.arms) == ("running", None, {"chat": 0.2, "small": 0.8})
+    assert other.salt == first.salt and other.started == first.started
+    assert [s.shares for s in other.segments] == [CONFIG.arms, {"small": 1.0}, {"chat": 0.2, "small": 0.8}]
+    new = begin(store, CONFIG.model_copy(update={"arms": {"chat": 0.5, "next": 0.5}}))
+    assert new.salt != first.salt and new.started > first.started and len(new.segments) == 1
+
+
+def test_settings_are_kept_and_changed_ones_replace_them(store):
+    begin(store, CONFIG)
+    assert standing(store, "live").settings == CONFIG
+    changed = CONFIG.model_copy(update={"metric": "pairwise"})
+    assert begin(store, changed).settings == changed
+    assert [e["kind"] for e in standing(store, "live").events] == ["started"]
+
+
+def test_promote_and_roll_back_and_what_is_not_there(store):
+    begin(store, CONFIG)
+    assert promote(store, "live", "small", {"by": "me"}).arms == {"small": 1.0}
+    back = roll_back(store, "live")
+    assert (back.status, back.winner, back.arms) == ("rolled_back", "chat", {"chat": 1.0})
+    assert [e["kind"] for e in back.events] == ["started", "promoted", "rolled_back"]
+    assert back.events[1]["detail"]["by"] == "me"
+    for call, said in (
+        (lambda: standing(store, "life"), "no experiment 'life'.*there are: live"),
+        (lambda: promote(store, "live", "smal"), "no arm 'smal'.*chat, small"),
+        (lambda: roll_back(store, "live", "chat"), "is the control"),
+    ):
+        with pytest.raises(ChatwrightError, match=said):
+            call()
+
+
+def test_of_three_arms_one_is_taken_out_and_stays_out(store):
+    begin(store, THREE)
+    now = roll_back(store, "live", "tiny")
+    assert now.status == "running" and now.arms == pytest.approx({"chat": 0.8, "small": 0.2, "tiny": 0.0})
+    assert begin(store, THREE).arms == now.arms
+    last = roll_back(store, "live", "small")
+    assert (last.status, last.arms) == ("rolled_back", {"chat": 1.0})
+
+
+def test_a_promoted_model_takes_an_arms_place_and_can_be_undone(store):
+    now = replace_model(store, "live", "chat", "/runs/one/chat/model", {"by": "gate"})
+    assert now.models == {"chat": "/runs/one/chat/model"} and now.arms == {"chat": 1.0}
+    salt = now.salt
+    now = replace_model(store, "live", "chat", "/runs/two/chat/model")
+    assert now.models == {"chat": "/runs/two/chat/model"} and now.salt != salt
+    assert begin(store, ExperimentConfig(arms={"chat": 1.0})).models == now.models
+    assert roll_back(store, "live").models == {"chat": "/runs/one/chat/model"}
+
+
+def test_the_facts_are_what_was_stored(store):
+    now = begin(store, CONFIG)
+    at = now.started
+    arm = ask(store, now, 1, "ann", conversation="c")
+    ask(store, now, 2, "ann", conversation="c", regenerates="e1")
+    ask(store, now, 3, "ann", conversation="c", status="failed")
+    ask(store, now, 4, None, arm="chat", conversation="d")
+    for n, side, of in ((5, "left", "small"), (6, "right", "chat")):
+        ask(store, now, n, "ann", arm=of, duel="d1", side=side)
+    store.begin(Begun(id="other", messages=(Message("user", "hi"),), model="chat", user="ann")).result()
+    store.rate(Rate(exchange="e1", thumb=-1))
+    store.rate(Rate(exchange="e1", thumb=1))
+    store.rate(Rate(exchange="e2", thumb=-1))
+    store.undo(Undo(kind="ratings", user="ann"))
+    store.rate(Rate(exchange="e3", thumb=-1, user="carol", source="annotation"))
+    store.compare(Compare(duel="d1", winner="left")).result()
+    seen = facts(store, now)
+    assert [(r.id, r.arm, r.status, r.regenerates) for r in seen.requests] == [
+        ("e1", arm, "done", None), ("e2", arm, "done", "e1"),
+        ("e3", arm, "failed", None), ("e4", "chat", "done", None),
+    ]  # fmt: skip
+    assert seen.requests[3].person == "d" and seen.requests[0].created == at + 1
+    assert [(t.exchange, t.thumb) for t in seen.thumbs] == [("e1", 1)]
+    (ballot,) = seen.ballots
+    assert (ballot.left, ballot.right, ballot.winner, ballot.left_tokens) == ("small", "chat", "left", 2)
+
+
+def failing(store, now, users, arm="small"):
+    """Users of an arm see errors only."""
+    for n in range(users):
+        bad = assign(f"u{n}", now.arms, now.salt) == arm
+        ask(store, now, n, f"u{n}", status="failed" if bad else "done")
+
+
+def test_a_broken_guardrail_rolls_back_by_itself_and_says_why(store):
+    failing(store, begin(store, CONFIG), 60)
+    later = time.time() + 3600
+    board = look(store, "live", later)
+    assert board.decisions[0].verdict == "stop"
+    now = standing(store, "live")
+    assert (now.status, now.arms) == ("rolled_back", {"chat": 1.0})
+    assert "guardrail" in now.events[-1]["detail"]["en"] and now.events[-1]["detail"]["by"] == "server"
+    assert look(store, "live", later) is None and len(standing(store, "live").events) == 2
+
+
+def test_who_wants_to_be_asked_is_asked(store):
+    failing(store, begin(store, CONFIG.model_copy(update={"rollback": "ask"})), 60)
+    assert look(store, "live", time.time() + 3600).decisions[0].verdict == "stop"
+    assert standing(store, "live").status == "running"
+
+
+def test_a_server_hears_of_what_the_command_line_decides(store, tmp_path):
+    begin(store, CONFIG)
+    heard = []
+
+    async def run():
+        async def apply(now):
+            heard.append(dict(now.arms))
+
+        task = asyncio.create_task(watch(store, "live", apply, every=0.05))
+        command = [
+            sys.executable,
+            "-m",
+            "chatwright",
+            "ab",
+            "promote",
+            "small",
+            "--store",
+            str(tmp_path / "store.db"),
+        ]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True)
+        assert done.returncode == 0 and "users now get small 100%" in done.stdout, done.stderr
+        await asyncio.sleep(0.3)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+    assert heard == [{"chat": 0.5, "small": 0.5}, {"small": 1.0}]
+
+
+def test_the_command_line_shows_the_board(store, tmp_path):
+    failing(store, begin(store, CONFIG), 40)
+    command = [sys.executable, "-m", "chatwright", "ab", "status", "--store", str(tmp_path / "store.db")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for said in ("live: running", "thumbs (decides)", "guardrail error_rate of small", "keep small", "p = "):
+        assert said in done.stdout
+    missing = subprocess.run([*command[:-1], "nowhere.db"], capture_output=True, text=True)
+    assert missing.returncode == 2 and "no such store" in missing.stderr
+
+
+def test_over_http(store):
+    failing(store, begin(store, CONFIG), 30)
+
+    def admin():
+        if not allowed:
+            raise HTTPException(403, "this API key lacks the scope 'admin'")
+
+    async def run():
+        nonlocal allowed
+        app = FastAPI()
+        app.include_router(experiment_router(store, admin))
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            at = "/admin/api/experiments"
+            assert (await client.get(at)).status_code == 403
+            allowed = True
+            (test,) = (await client.get(at)).json()["experiments"]
+            assert test["name"] == "live" and test["status"] == "running" and test["shares"] == CONFIG.arms
+            assert test["events"][0]["kind"] == "started" and test["decisions"][0]["zh"]
+            assert len(test["curve"]["small"]) == 30 and sum(test["users"].values()) == 30
+            assert (await client.post(f"{at}/live/promote", json={"arm": "nope"})).status_code == 404
+            assert (await client.post(f"{at}/nope/rollback", json={})).status_code == 404
+            assert (await client.post(f"{at}/live/promote", json={"arm": "small"})).json()["arms"] == {
+                "small": 1.0
+            }
+            (test,) = (await client.get(at)).json()["experiments"]
+            assert test["status"] == "promoted" and test["shares"] == {"small": 1.0}
+            back = (await client.post(f"{at}/live/rollback", json={})).json()
+            assert back["status"] == "rolled_back" and back["arms"] == {"chat": 1.0}
+
+    allowed = False
+    asyncio.run(run())
+
+
+def test_an_experiment_with_one_arm_has_a_board(store):
+    now = replace_model(store, "live", "chat", "/runs/one/chat/model")
+    board = make_board(now.settings, facts(store, now), time.time())
+    assert board.decisions == () and board.users == {"chat": 0}
