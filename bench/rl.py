@@ -43,7 +43,9 @@ def questions(options: Options, count: int, tokens: int | None = None) -> list[P
     pairs, template = workload.pairs(options.data), workload.template(options.data)
     found: list[Prompt] = []
     for pair in pairs:
-        text = pair.prompt.messages[-1].content
+        text = (
+            " ".join(m.content for m in pair.prompt.messages) if tokens else pair.prompt.messages[-1].content
+        )
         prompt = Prompt((Message("user", text),))
         while tokens and len(template.prompt_ids(prompt.messages)) > tokens and " " in text:
             text = text.rsplit(" ", 1)[0]
@@ -61,7 +63,7 @@ def ours(
     settings: RLConfig,
     prompts: Sequence[Prompt],
     length: int,
-    preset: str | None,
+    preset: str | None = None,
 ) -> Any:
     """Our loop as a round: `learn` for one step."""
     full = resolve(method, settings, preset)
