@@ -55,8 +55,9 @@ def main() -> int:
     for name, curve in {} if a.no_curves else getattr(section, "CURVES", {}).items():
         if a.only in name:
             console.print(f"curve: {name} …", highlight=False)
-            curves[name] = [dict(point) for point in curve(options)]
-            for point in curves[name]:
+            curves[name] = []
+            for point in curve(options):
+                curves[name].append(dict(point))
                 console.print("  " + "  ".join(f"{k} {v:.4g}" for k, v in point.items()), highlight=False)
     harness.report(results, console)
     made |= {"ratios": {r.row.name: r.json() for r in results}, "curves": curves}

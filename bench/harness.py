@@ -79,8 +79,9 @@ class Row:
     """One pair is thrown away first."""
 
 
-Curve = Callable[[Options], Sequence[Mapping[str, float]]]
-"""How something grows: points by name, the first name is the x axis."""
+Points = Iterator[Mapping[str, float]]
+Curve = Callable[[Options], Points]
+"""How something grows: points of named figures, the first of which is the x axis."""
 
 
 @dataclass
@@ -135,7 +136,7 @@ def measure(row: Row, options: Options) -> Result:
             if other is not None:
                 result.peer.append(other.value)
             found = (one.note, other.note if other is not None else "")
-            result.notes += [note for note in found if note and note not in result.notes]
+            result.notes = [note for note in found if note]
     return result
 
 

@@ -6,7 +6,7 @@ import logging
 import tempfile
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import datasets
@@ -144,3 +144,48 @@ def whole_pairs(rows: Sequence[Row]) -> list[Row]:
 def by_length(rows: Sequence[Row]) -> list[Row]:
     """Pairs in the order of their longer text."""
     return sorted(rows, key=lambda r: max(len(r["ids"]), len(r["other_ids"])))
+
+
+class Grpo:
+    """One GRPO step over all prompts, trl's own generation and update."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        template: Any,
+        prompts: Sequence[Any],
+        answers: int,
+        length: int,
+        rule: Callable[[Sequence[int]], float],
+    ) -> None:
+        datasets.disable_progress_bars()
+        warnings.filterwarnings("ignore")
+        logging.disable(logging.WARNING)
+        self.folder, self.drawn, self.answers = tempfile.TemporaryDirectory(), 0, answers * len(prompts)
+        model.config._name_or_path = self.folder.name
+
+        def reward(completion_ids: Sequence[Sequence[int]], **_: Any) -> list[float]:
+            self.drawn = sum(len(ids) for ids in completion_ids)
+            return [rule(ids) for ids in completion_ids]
+
+        config = trl.GRPOConfig(
+            **settings(
+                self.folder.name, per_device_train_batch_size=self.answers, num_generations=answers,
+                max_completion_length=length, temperature=1.0, beta=0.0, shuffle_dataset=False,
+                generation_kwargs={"min_new_tokens": length},
+            )
+        )  # fmt: skip
+        texts = [tokenizer.decode(template.prompt_ids(p.messages)) for p in prompts]
+        self.watch = Stopwatch()
+        self.trainer = trl.GRPOTrainer(
+            model, reward, config, train_dataset=datasets.Dataset.from_list([{"prompt": t} for t in texts]),
+            processing_class=tokenizer, callbacks=[self.watch],
+        )  # fmt: skip
+
+    def go(self) -> Round:
+        """One step."""
+        self.trainer._step, self.trainer._buffered_inputs = 0, None
+        self.trainer.train()
+        rate = self.answers / self.watch.seconds
+        return Round(rate, {"answer tokens": float(self.drawn)}, "trl: generate of transformers, all at once")

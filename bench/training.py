@@ -10,16 +10,19 @@ import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from bench import workload
-from bench.harness import Options, Round, Row, Sides, in_own_process, peak_growth, timed
+from bench.harness import Curve, Options, Points, Round, Row, Sides, in_own_process, peak_growth, timed
 
 from chatwright.core.batch import Batch
 from chatwright.data.batches import collate_demos, collate_pairs
 from chatwright.engine.torch_engine import Frozen, TorchEngine
 from chatwright.models.readout import token_logprobs
+from chatwright.models.vocabulary import VocabularyHead, read_out, weighted_sum
 from chatwright.train.objectives import (
     OBJECTIVES,
     DpoConfig,
@@ -211,6 +214,114 @@ def matmul_rate(config: Any, trained: float, tokens: int = 2048, seconds: float 
             work += 6.0 * shape[0] * shape[1] * shape[2]
     return work / (time.perf_counter() - start)
 
+
+def vocabulary(options: Options) -> Points:
+    """Log-probabilities and their gradients, 1024 tokens against the vocabulary: seconds and bytes of the
+    plain way, torch's fused one, and ours per token and as a weighted sum; `gap` is the largest difference
+    from the plain way's gradient, as a share of its largest entry.
+    """
+    for size in (8_192,) if options.quick else (8_192, 32_000, 128_000):
+        point: dict[str, float] = {"vocabulary": size}
+        for way in WAYS:
+            point |= in_own_process("bench.training:vocabulary_point", way, size, options.threads)
+        yield point
+
+
+def plain_way(states: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Full logits."""
+    return -F.cross_entropy(head(states), targets, reduction="sum")
+
+
+def fused_way(states: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """torch's own."""
+    return -F.linear_cross_entropy(states, head.weight, targets, reduction="sum")
+
+
+def token_way(states: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Ours per token."""
+    return read_out(own_head(head), states, targets, False)[0].sum()
+
+
+def sum_way(states: torch.Tensor, head: torch.nn.Linear, targets: torch.Tensor) -> torch.Tensor:
+    """Ours as a weighted sum."""
+    return weighted_sum(own_head(head), states, targets, torch.ones(len(targets)))
+
+
+WAYS = {"plain": plain_way, "torch": fused_way, "tokens": token_way, "sum": sum_way}
+
+
+def own_head(head: torch.nn.Linear) -> VocabularyHead:
+    """Our reading of a bare matrix."""
+    config = SimpleNamespace(get_text_config=SimpleNamespace)
+    return VocabularyHead(SimpleNamespace(config=config, get_output_embeddings=lambda: head), 1.0)
+
+
+def vocabulary_point(way: str, size: int, threads: int) -> dict[str, float]:
+    """One way at one size, in a process of its own."""
+    torch.set_num_threads(threads)
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(1024, 288, generator=generator, requires_grad=True)
+    head = torch.nn.Linear(288, size, bias=False)
+    torch.nn.init.normal_(head.weight, std=0.02, generator=generator)
+    targets = torch.randint(0, size, (1024,), generator=generator)
+    found = torch.autograd.grad(WAYS[way](states, head, targets), [states, head.weight])
+    wanted = torch.autograd.grad(plain_way(states, head, targets), [states, head.weight])
+    gap = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(found, wanted, strict=True))
+    del found, wanted
+    gc.collect()
+    took = []
+    with peak_growth() as grown:
+        for _ in range(3):
+            with timed() as seconds:
+                torch.autograd.grad(WAYS[way](states, head, targets), [states, head.weight])
+            took.append(seconds[0])
+    return {f"{way} s": min(took), f"{way} MB": grown[0] / 1e6, f"{way} gap": gap}
+
+
+def growth(shapes: Callable[[bool], Sequence[tuple[float, Rows, dict[str, Any]]]], axis: str) -> Curve:
+    """A curve: seconds and bytes of an SFT step at each point of `shapes`: (x, rows, the model's shape)."""
+
+    def curve(options: Options) -> Points:
+        for x, rows, shape in shapes(options.quick):
+            engine = workload.engine(workload.model(options.data, **shape))
+            step = lambda e=engine, r=rows: e.step(collate_demos(r, 0), sft_loss(NoSettings()))  # noqa: E731
+            step()
+            with peak_growth() as grown, timed() as seconds:
+                step()
+            real = sum(len(r["ids"]) for r in rows)
+            yield {axis: x, "seconds": seconds[0], "tokens/s": real / seconds[0], "MB": grown[0] / 1e6}
+
+    return curve
+
+
+def even(count: int, prompt: int, answer: int) -> Rows:
+    """Rows of one shape, all different."""
+    made = torch.randint(10, 5000, (count, prompt + answer), generator=torch.Generator().manual_seed(0))
+    return [{"ids": row, "mask": [0] * prompt + [1] * answer} for row in made.tolist()]
+
+
+def uneven(count: int, spread: float) -> Rows:
+    """Rows of 256 tokens on average, from 256 · (1 − spread) to 256 · (1 + spread)."""
+    sizes = torch.linspace(256 * (1 - spread), 256 * (1 + spread), count).int().tolist()
+    return [even(1, max(2, n // 2), max(1, n - n // 2))[0] for n in sizes]
+
+
+def some(quick: bool, *points: float) -> Sequence[Any]:
+    """A curve's points, or its first one."""
+    return points[:1] if quick else points
+
+
+CURVES: dict[str, Curve] = {
+    "vocabulary": vocabulary,
+    "prompt length": growth(
+        lambda q: [(n, even(4, n, 64), {}) for n in some(q, 64, 192, 448, 960)], "tokens"
+    ),
+    "batch": growth(lambda q: [(n, even(n, 128, 64), {}) for n in some(q, 2, 8, 32)], "rows"),
+    "length spread": growth(lambda q: [(s, uneven(16, s), {}) for s in some(q, 0.0, 0.5, 0.9)], "spread"),
+    "model size": growth(
+        lambda q: [(h, even(4, 128, 64), {"hidden": h}) for h in some(q, 96, 192, 288, 576)], "hidden"
+    ),
+}
 
 ROWS = [
     Row("SFT, HH", "trl SFTTrainer", "real tokens/s", ">= 1.6", sft),

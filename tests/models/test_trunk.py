@@ -108,3 +108,11 @@ def test_what_it_cannot_serve_goes_through_the_module(change):
     for name, value in change.items():
         setattr(model.config, name, value)
     assert not trunk.lean(model) and not trunk.lean(tiny_lm("gpt2"))
+
+
+def test_an_overflow_is_seen_and_not_turned_into_zeros():
+    """A norm divides by the root of a square that may be infinite: the engine must hear of it."""
+    model, batch = tiny_lm(), batch_of(ALIKE)
+    with torch.no_grad():
+        model.model.embed_tokens.weight.mul_(1e20)
+    assert not both(model, batch)[0].isfinite().any()

@@ -72,7 +72,7 @@ def sampled(kind: str, folder: Any, **settings: Any) -> tuple[Any, dict[str, Any
 
 def prepared(method: str, rows: list[Rollout], **given: Any) -> tuple[PolicyGradient, Experience]:
     """Our side: the preset, our old log-probabilities, reference, KL and advantages."""
-    settings = resolve(method, RLConfig(answers=4, **given), "trl")
+    settings = resolve(method, RLConfig(answers=4, old_logprobs="trainer", **given), "trl")
     engine, frozen = TorchEngine(tiny_lm(), OptimConfig(), 1, "cpu"), Frozen(tiny_lm(seed=1), "cpu")
     algorithm = PolicyGradient(
         method, settings, engine, TEMPERATURE, LONGEST, 0, 0,

@@ -202,3 +202,32 @@ def test_monitors_act_after_their_patience(metrics, word):
     health(6, good | metrics)
     with pytest.raises(ChatwrightError, match=word):
         health(7, good | metrics)
+
+
+@pytest.mark.parametrize("method", FREE)
+@pytest.mark.parametrize("micro_tokens", [10_000, 30])
+def test_a_round_of_one_step_needs_no_pass_for_the_old_policy(method, micro_tokens):
+    """Same step and same figures as with the pass."""
+    made, found = rollouts(), []
+    for whose in ("auto", "trainer"):
+        a = algorithm(method, micro_tokens, old_logprobs=whose, kl_place="loss", kl_estimator="k3")
+        a.reference = lambda b, a=a: a.policy.infer(b, a._logprobs) - 0.1 * b.mask
+        experience = a.prepare(made)
+        assert (experience.logprobs is None) == (whose == "auto")
+        metrics = a.update(next(a.minibatches(experience, 1)), 1)
+        weights = torch.cat([p.detach().flatten() for p in a.policy.module.parameters()])
+        found.append((metrics | a.report(made, experience), weights))
+    (one, moved), (other, wanted) = found
+    assert set(one) == set(other) and {"kl", "kl_k3", "sampler_gap", "beta"} <= set(one)
+    for name, value in other.items():
+        assert one[name] == pytest.approx(value, rel=1e-4, abs=1e-5), name
+    torch.testing.assert_close(moved, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_the_pass_is_made_where_the_old_policy_is_another():
+    for settings in ({"minibatch": 6}, {"epochs": 2}, {"importance_cap": 2.0}):
+        assert algorithm("grpo", **settings).prepare(rollouts()).logprobs is not None
+    a = algorithm("grpo")
+    assert a.prepare(rollouts()).logprobs is None
+    a.policy.module.config.attention_dropout = 0.1
+    assert a.prepare(rollouts()).logprobs is not None

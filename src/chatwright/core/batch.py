@@ -156,8 +156,9 @@ class Scored(Batch):
 class Experience(Scored):
     """What a policy-gradient step needs."""
 
-    logprobs: Tensor  # [B, T] of the policy before the step: the denominator of the ratio
+    logprobs: Tensor | None  # [B, T] of the old policy, under the ratio; None: the step's own, detached
     advantages: Tensor  # [B, T]
+    numbers: Tensor  # [B] int64; which of the round's answers a row is
     reference: Tensor | None = None  # [B, T]; only where the KL penalty is in the loss
     values: Tensor | None = None  # [B, T]; only with a critic
     returns: Tensor | None = None  # [B, T]; only with a critic

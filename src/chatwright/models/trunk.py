@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -48,6 +49,14 @@ def lean(model: Any) -> bool:
         and not hasattr(weight, "ds_id")
         and weight.device.type == "cpu"
     )
+
+
+def drops_out(model: Any) -> bool:
+    """Does anything in this model's training forward roll dice?"""
+    settings = model.config.get_text_config().to_dict().items()
+    shares = [v for k, v in settings if "drop" in k and not k.startswith(("summary", "classifier"))]
+    asked = any(isinstance(share, float) and share > 0 for share in shares)
+    return asked or any(isinstance(m, nn.Dropout) and m.p > 0 for m in model.modules())
 
 
 class Segment(NamedTuple):
@@ -174,8 +183,9 @@ class _RootMeanSquare(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         wide = x.float()
-        scale = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps)
-        scale = scale.rsqrt_()
+        square = torch.linalg.vector_norm(wide, dim=-1, keepdim=True).square_().div_(x.size(-1)).add_(eps)
+        # ∞ - ∞: a square that overflowed must come out as NaN, not as a state of zeros with no gradient
+        scale = square.rsqrt() + (square - square)
         ctx.save_for_backward(x, weight, scale)
         return (
             (wide * scale).to(x.dtype).mul(weight) if x.dtype != torch.float32 else (x * scale).mul_(weight)

@@ -73,8 +73,11 @@ class RLConfig(Config):
     )
     refills: int = Field(3, ge=0, description="How often dynamic sampling may sample again in a round.")
 
-    old_logprobs: Literal["trainer", "sampler"] = Field(
-        "trainer", description="Whose log-probabilities are the ratio's denominator."
+    old_logprobs: Literal["auto", "trainer", "sampler"] = Field(
+        "auto",
+        description="Whose log-probabilities are the ratio's denominator. trainer: a pass before the round's "
+        "steps; auto: the same numbers, without that pass where a round is one step; sampler: those of the "
+        "drawing, which saves the pass too, for where sampler and trainer agree (same weights and dtype).",
     )
     importance_cap: float = Field(
         0.0, ge=0, description="Cap C of the sampler–trainer correction; 0 for none."

@@ -172,6 +172,13 @@ def _refuse_nonsense(name: str, method: Method, s: RLConfig) -> None:
         raise ValueError("settings: kl_target: adapts β, and β (kl) is 0")
 
 
+OLD = {
+    "auto": "trainer's, dropout off; the step's own where a round is one step",
+    "trainer": "trainer's, dropout off",
+    "sampler": "sampler's: no pass of the trainer",
+}
+
+
 def contract(name: str, s: RLConfig, temperature: float) -> dict[str, str]:
     """What decides a run's numbers, in words: stored with it and printed."""
     method = METHODS[name]
@@ -192,7 +199,7 @@ def contract(name: str, s: RLConfig, temperature: float) -> dict[str, str]:
         if method.advantage.__name__ == "group_normalised"
         else "none in groups",
         "temperature": f"{temperature:g} in sampling and in all log-probabilities",
-        "old log-probabilities": f"{s.old_logprobs}'s, dropout off",
+        "old log-probabilities": OLD[s.old_logprobs],
         "sampler correction": f"truncated importance, C = {s.importance_cap:g}"
         if s.importance_cap
         else "none",

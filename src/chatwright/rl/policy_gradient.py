@@ -22,6 +22,7 @@ from chatwright.engine.base import Engine, Loss, Term
 from chatwright.losses import policy as surrogates
 from chatwright.losses.advantage import Settings, whiten
 from chatwright.models.readout import token_logprobs, token_stats, token_values
+from chatwright.models.trunk import drops_out
 from chatwright.rl.config import RLConfig
 from chatwright.rl.experience import collate
 from chatwright.rl.methods import METHODS
@@ -65,10 +66,14 @@ class PolicyGradient:
         s, row = self.settings, METHODS[self.method]
         batch = self._shaped(collate(self._normalised(rollouts), s, self.max_tokens, self.pad_id))
         sampled = aligned(rollouts, batch)
-        old = sampled if s.old_logprobs == "sampler" else self.policy.infer(batch, self._logprobs)
         reference = self.reference(batch) if self.reference else None
-        self._note(batch, old, sampled, reference)
-        if self.beta and s.kl_place == "reward" and reference is not None:
+        self._noted, old = {}, None
+        if self._one_step(len(batch)):
+            self._said, self._pending = None, (batch, sampled, reference)
+        else:
+            old = sampled if s.old_logprobs == "sampler" else self.policy.infer(batch, self._logprobs)
+            self._note(batch, old, sampled, reference)
+        if old is not None and self.beta and s.kl_place == "reward" and reference is not None:
             charge = surrogates.KL[s.kl_estimator or "k1"](old, reference) * batch.mask
             batch = replace(batch, rewards=batch.rewards - self.beta * charge)
         self._adapt(len(batch))
@@ -87,9 +92,21 @@ class PolicyGradient:
             values=values,
             returns=returns,
             correction=surrogates.truncated_importance(old, sampled, s.importance_cap)
-            if s.importance_cap
+            if old is not None and s.importance_cap
             else None,
+            numbers=torch.arange(len(batch)),
         )
+
+    def _one_step(self, answers: int) -> bool:
+        """Is the round one optimizer step that needs nothing of the old policy beforehand?
+
+        Then, without dropout, the step's own log-probabilities are the old ones, and their pass is saved.
+        """
+        s = self.settings
+        charged = bool(self.beta) and s.kl_place == "reward" and self.reference is not None
+        whole = s.epochs == 1 and (s.minibatch or answers) >= answers
+        needed = charged or s.kl_target or s.importance_cap or s.critic_warmup
+        return s.old_logprobs == "auto" and whole and not needed and not drops_out(self.policy.module)
 
     def minibatches(self, experience: Experience, step: int) -> Iterator[Experience]:
         """A round's optimizer steps, in an order that follows from its number."""
@@ -137,6 +154,9 @@ class PolicyGradient:
         metrics: Metrics = {}
         if step > self.settings.critic_warmup:
             metrics |= self.policy.step(minibatch, self._policy_loss, self._ptx_terms())
+            if minibatch.logprobs is None and self._said is not None:
+                batch, sampled, reference = self._pending
+                self._note(batch, self._said.cpu(), sampled, reference)
             self.updates += 1
             self._follow()
         if self.critic:
@@ -148,8 +168,9 @@ class PolicyGradient:
         s, row = self.settings, METHODS[self.method]
         stats = token_stats(model, batch, self.temperature)
         low, high = s.clip_low or 0.0, s.clip_high or 0.0
+        old = self._remembered(batch, stats.logprobs) if batch.logprobs is None else batch.logprobs
         losses, ratio = row.surrogate(
-            stats.logprobs, batch.logprobs, batch.advantages, batch.mask, low, high, s.dual_clip
+            stats.logprobs, old, batch.advantages, batch.mask, low, high, s.dual_clip
         )
         if batch.correction is not None:
             losses = losses * batch.correction
@@ -165,9 +186,18 @@ class PolicyGradient:
                 "entropy": (stats.entropy * weights).sum(),
                 "clipped_high": (cut_high * weights).sum(),
                 "clipped_low": (cut_low * weights).sum(),
-                "kl_old": (surrogates.k3(batch.logprobs, stats.logprobs) * weights).sum(),
+                "kl_old": (surrogates.k3(old, stats.logprobs) * weights).sum(),
             }
         return (losses * batch.weights).sum(), metrics
+
+    def _remembered(self, batch: Experience, logprobs: Tensor) -> Tensor:
+        """The step's own log-probabilities as the old ones; kept for the round's figures."""
+        own = logprobs.detach()
+        if self._said is None:
+            shape = self._pending[0].ids.shape
+            self._said = torch.zeros(shape, device=own.device)
+        self._said[batch.numbers, : own.size(1)] = own
+        return own
 
     def _value_loss(self, model: nn.Module, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:
         assert batch.values is not None and batch.returns is not None
@@ -191,11 +221,13 @@ class PolicyGradient:
     # numbers and state
 
     _noted: Metrics = field(init=False, default_factory=dict)
+    _said: Tensor | None = field(init=False, default=None)
+    _pending: tuple[Scored, Tensor, Tensor | None] = field(init=False)
 
     def _note(self, batch: Scored, old: Tensor, sampled: Tensor, reference: Tensor | None) -> None:
         """KL an answer, by k1 and k3, and how far sampler and trainer are apart."""
         n = max(int(batch.mask.any(1).sum()), 1)
-        self._noted = {"sampler_gap": float(((old - sampled).abs() * batch.mask).max())}
+        self._noted["sampler_gap"] = float(((old - sampled).abs() * batch.mask).max())
         if reference is not None:
             for name, estimator in (("kl", surrogates.k1), ("kl_k3", surrogates.k3)):
                 self._noted[name] = float((estimator(old, reference) * batch.mask).sum()) / n
