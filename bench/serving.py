@@ -1,0 +1,347 @@
+"""The server under load, against the bare engine, and against `transformers serve`: same model, same tokens.
+
+Servers, the bare engine and the clients are processes of their own. The clients are written on bare sockets,
+so that they take as little as possible of the machine that they share with what they measure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+from bench.harness import ROOT, Options, Round, Row, Sides, Worker
+
+TOKENS = 64
+"""Of each answer; the end of turn is forbidden."""
+QUESTIONS = [f"What about parcel number {n}, and where is it now?" for n in range(16)]
+ENDS = {"0": -100, "1": -100, "2": -100, "3": -100}
+
+
+def make_model(folder: str) -> None:
+    """A model of the starter's size with random weights, and a tokenizer of its own."""
+    from chatwright.data.template import Template, TemplateConfig
+    from chatwright.models.load import NewModel, new_causal_lm, save_model, train_tokenizer
+
+    texts = [f"{question} It is on its way, number {n}." for n, question in enumerate(QUESTIONS)] * 40
+    tokenizer = train_tokenizer(texts, 4096)
+    model = new_causal_lm(NewModel(max_length=2048), tokenizer, seed=0)
+    model.generation_config.do_sample = True
+    save_model(model, tokenizer, Template.from_tokenizer(tokenizer, TemplateConfig()), Path(folder))
+    settings = Path(folder, "generation_config.json")
+    kept = json.loads(settings.read_text())
+    kept.pop("eos_token_id", None)  # so that the peer, which knows no bias, writes as many tokens
+    settings.write_text(json.dumps(kept))
+
+
+@contextmanager
+def model_folder() -> Iterator[str]:
+    """The model, as long as it is needed."""
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run(
+            [sys.executable, "-c", f"from bench.serving import make_model; make_model({folder!r})"],
+            cwd=ROOT, check=True, capture_output=True,
+        )  # fmt: skip
+        yield folder
+
+
+def free_port() -> int:
+    """A port nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(
+    command: Sequence[str], port: int, path: str, **environment: str
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server process, once it answers at `path`."""
+    with tempfile.TemporaryDirectory() as scratch, open(f"{scratch}/log", "w+b") as log:
+        process = subprocess.Popen(
+            command, cwd=scratch, env={**os.environ, **environment}, stdout=log, stderr=subprocess.STDOUT
+        )
+        try:
+            until = time.monotonic() + 180
+            while not answers(port, path):
+                if process.poll() is not None or time.monotonic() > until:
+                    log.seek(0)
+                    raise RuntimeError(f"{command} did not start:\n{log.read().decode()[-3000:]}")
+                time.sleep(0.2)
+            yield process
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+
+def answers(port: int, path: str) -> bool:
+    """Does something answer there with 200?"""
+    try:
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+            line.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            return b" 200 " in line.recv(100)
+    except OSError:
+        return False
+
+
+@contextmanager
+def chatwright(folder: str, options: Options, batch: int) -> Iterator[tuple[int, int]]:
+    """(port, process id) of our server."""
+    port = free_port()
+    sets = [f"batch={batch}", f"threads={options.threads}", "deadline=600", "limits.connections=4000"]
+    command = [sys.executable, "-m", "chatwright", "serve", f"m={folder}", "--port", str(port)]
+    for change in sets:
+        command += ["--set", change]
+    source = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
+    with running(command, port, "/readyz", PYTHONPATH=source) as process:
+        yield port, process.pid
+
+
+@contextmanager
+def transformers_serve(folder: str, options: Options) -> Iterator[int]:
+    """The peer's port; with continuous batching, without which it answers one request after the other."""
+    port = free_port()
+    command = [str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1"]
+    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32", *PEER, folder]
+    with running(command, port, "/health", HF_HUB_OFFLINE="1", OMP_NUM_THREADS=str(options.threads)):
+        yield port
+
+
+PEER: list[str] = []
+"""The settings that make the peer fastest here."""
+
+
+async def stream(port: int, model: str, question: str, tokens: int, bias: bool, seed: int) -> dict[str, Any]:
+    """One streamed answer: seconds to its first text and in all, chunks, text and what went wrong."""
+    body = {
+        "model": model, "messages": [{"role": "user", "content": question}], "max_tokens": tokens,
+        "stream": True, "temperature": 1.0, "seed": seed,
+    }  # fmt: skip
+    ours = {"logit_bias": ENDS, "stream_options": {"include_usage": True}}
+    content = json.dumps(body | (ours if bias else {})).encode()
+    began = time.perf_counter()
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 20)
+    head = "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+    writer.write(f"{head}Connection: close\r\nContent-Length: {len(content)}\r\n\r\n".encode() + content)
+    lines: list[bytes] = []
+    first = 0.0
+    async for line in reader:
+        if line.startswith(b"data: "):
+            lines.append(line)
+            if not first and b'"content":' in line and b'"content":""' not in line.replace(b" ", b""):
+                first = time.perf_counter() - began
+        elif b" 200 " not in line and line.startswith(b"HTTP/1.1"):
+            lines.append(line)
+    writer.close()
+    took = time.perf_counter() - began
+    return {"first": first, "seconds": took, "lines": lines}
+
+
+def load(port: int, model: str, clients: int, rounds: int, tokens: int, bias: bool) -> dict[str, Any]:
+    """`clients` at a time, each asking `rounds` times; what they saw. Runs in the clients' process."""
+
+    async def client(number: int) -> list[dict[str, Any]]:
+        made = []
+        for turn in range(rounds):
+            question = QUESTIONS[(number + turn) % len(QUESTIONS)]
+            made.append(await stream(port, model, question, tokens, bias, seed=number % 50))
+            made[-1]["asked"] = (question, number % 50)
+        return made
+
+    async def everybody() -> list[list[dict[str, Any]]]:
+        return await asyncio.gather(*(client(number) for number in range(clients)))
+
+    began = time.perf_counter()
+    seen = [one for made in asyncio.run(everybody()) for one in made]
+    took = time.perf_counter() - began
+    said: dict[Any, set[str]] = {}
+    wrong = written = 0
+    for one in seen:
+        chunks = [json.loads(line[6:]) for line in one["lines"] if line.startswith(b"data: {")]
+        texts = [c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices")]
+        ended = [c for c in chunks if c.get("choices") and c["choices"][0].get("finish_reason")]
+        ids = {c.get("id") for c in chunks}
+        counted = [c["usage"]["completion_tokens"] for c in chunks if c.get("usage")]
+        written += counted[-1] if counted else sum(map(bool, texts))
+        whole = any(line.startswith(b"data: [DONE]") for line in one["lines"]) or not bias
+        wrong += not (len(ended) == 1 and len(ids) == 1 and whole)
+        said.setdefault(one["asked"], set()).add("".join(texts))
+    return {
+        "tokens_per_second": written / took,
+        "tokens": written,
+        "first": statistics.median(one["first"] for one in seen),
+        "wrong": wrong,
+        # the same question with the same seed has one answer: a second one belongs to somebody else
+        "mixed": sum(len(texts) - 1 for texts in said.values()) if bias else 0,
+        "answers": len(seen),
+    }
+
+
+def bare(folder: str, threads: int, batch: int) -> None:
+    """The engine alone, in a process of its own: answers questions on standard input (harness.Worker)."""
+    import torch
+
+    from chatwright.core.types import Message
+    from chatwright.data.template import Template, TemplateConfig
+    from chatwright.models.load import load_causal_lm, load_tokenizer
+    from chatwright.sampling.base import Request, SamplingConfig
+    from chatwright.sampling.local import LocalSampler
+
+    torch.set_num_threads(threads)
+    template = Template.from_tokenizer(load_tokenizer(folder), TemplateConfig())
+    sampler = LocalSampler(load_causal_lm(folder), template, batch)
+    prompts = [tuple(template.prompt_ids([Message("user", question)])) for question in QUESTIONS]
+    for line in sys.stdin:
+        asked = json.loads(line)
+        config = SamplingConfig(max_tokens=asked["tokens"], logit_bias={int(k): v for k, v in ENDS.items()})
+        began, first, written = time.perf_counter(), 0.0, 0
+        for n in range(asked["clients"] * asked["rounds"]):
+            sampler.submit(Request(prompts[n % len(prompts)], config, n))
+        while sampler.waiting or sampler.running:
+            for event in sampler.step():
+                written += len(event.tokens)
+                first = first or time.perf_counter() - began
+        took = time.perf_counter() - began
+        print(
+            "@" + json.dumps({"tokens_per_second": written / took, "first": first, "tokens": written}),
+            flush=True,
+        )
+
+
+@contextmanager
+def worker(call: str) -> Iterator[Worker]:
+    """A worker process that runs this."""
+    made = Worker([sys.executable, "-c", f"from bench import serving; serving.{call}"])
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def clients() -> None:
+    """The clients' process."""
+    for line in sys.stdin:
+        print("@" + json.dumps(load(**json.loads(line))), flush=True)
+
+
+@contextmanager
+def against_the_engine(options: Options) -> Iterator[Sides]:
+    """32 clients that stream, against 32 rows in the bare engine."""
+    n, rounds = 32, 1 if options.quick else 3
+    with ExitStack() as stack:
+        folder = stack.enter_context(model_folder())
+        port, _ = stack.enter_context(chatwright(folder, options, n))
+        engine = stack.enter_context(worker(f"bare({folder!r}, {options.threads}, {n})"))
+        crowd = stack.enter_context(worker("clients()"))
+
+        def ours() -> Round:
+            asked = {
+                "port": port,
+                "model": "m",
+                "clients": n,
+                "rounds": rounds,
+                "tokens": TOKENS,
+                "bias": True,
+            }
+            seen = crowd.ask(**asked)
+            assert not seen["wrong"] and not seen["mixed"], seen
+            return Round(seen["tokens_per_second"], same={"tokens": seen["tokens"]})
+
+        def peer() -> Round:
+            seen = engine.ask(clients=n, rounds=rounds, tokens=TOKENS)
+            return Round(seen["tokens_per_second"], same={"tokens": seen["tokens"]})
+
+        yield Sides(ours, peer)
+
+
+@contextmanager
+def first_token(options: Options) -> Iterator[Sides]:
+    """Milliseconds that the server adds to the first token of a lone request."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(model_folder())
+        port, _ = stack.enter_context(chatwright(folder, options, 32))
+        engine = stack.enter_context(worker(f"bare({folder!r}, {options.threads}, 32)"))
+        crowd = stack.enter_context(worker("clients()"))
+
+        def ours() -> Round:
+            asked = {"port": port, "model": "m", "clients": 1, "rounds": 20, "tokens": 4, "bias": True}
+            over = crowd.ask(**asked)["first"]
+            alone = statistics.median(engine.ask(clients=1, rounds=1, tokens=4)["first"] for _ in range(20))
+            return Round(1000 * (over - alone), note=f"engine alone {1000 * alone:.1f} ms")
+
+        yield Sides(ours)
+
+
+@contextmanager
+def against_transformers(options: Options) -> Iterator[Sides]:
+    """32 clients that stream from each of the two servers."""
+    n, rounds = 32, 1
+    tokens = 16 if options.quick else TOKENS
+    with ExitStack() as stack:
+        folder = stack.enter_context(model_folder())
+        port, _ = stack.enter_context(chatwright(folder, options, n))
+        theirs = stack.enter_context(transformers_serve(folder, options))
+        crowd = stack.enter_context(worker("clients()"))
+
+        def side(where: int, model: str, bias: bool) -> Any:
+            def go() -> Round:
+                asked = {"port": where, "model": model, "clients": n, "rounds": rounds, "tokens": tokens}
+                seen = crowd.ask(**asked, bias=bias)
+                assert not seen["wrong"], seen
+                return Round(seen["tokens_per_second"], same={"tokens": seen["tokens"]})
+
+            return go
+
+        yield Sides(side(port, "m", True), side(theirs, folder, False))
+
+
+@contextmanager
+def crowd(options: Options) -> Iterator[Sides]:
+    """A hundred clients that stream, again and again: what went wrong, and how memory grew."""
+    seconds = 20 if options.quick else 600
+    with ExitStack() as stack:
+        folder = stack.enter_context(model_folder())
+        port, number = stack.enter_context(chatwright(folder, options, 64))
+        people = stack.enter_context(worker("clients()"))
+
+        def ours() -> Round:
+            wrong, answered, memory, began = 0, 0, [], time.monotonic()
+            while time.monotonic() - began < seconds:
+                asked = {
+                    "port": port,
+                    "model": "m",
+                    "clients": 100,
+                    "rounds": 2,
+                    "tokens": TOKENS,
+                    "bias": True,
+                }
+                seen = people.ask(**asked)
+                wrong += seen["wrong"] + seen["mixed"]
+                answered += seen["answers"]
+                memory.append(psutil.Process(number).memory_info().rss / 2**20)
+            early = memory[min(len(memory) - 1, len(memory) // 4)]
+            note = f"{answered} answers in {time.monotonic() - began:.0f} s; memory {memory[0]:.0f} MiB "
+            note += f"after the first round, {early:.0f} after a quarter, {memory[-1]:.0f} at the end"
+            return Round(wrong, note=note)
+
+        yield Sides(ours)
+
+
+ROWS = [
+    Row("32 streams", "bare engine", "tokens/s", ">= 0.8", against_the_engine),
+    Row("first token, one client", "bare engine", "ms more", "<= 20", first_token),
+    Row("32 clients", "transformers serve", "tokens/s", ">= 3", against_transformers),
+    Row("100 clients: errors, lost, mixed up", "none", "streams", "<= 0", crowd, warm=False),
+]
