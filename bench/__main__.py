@@ -28,6 +28,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--only", default="", help="rows and curves whose name contains this")
     parser.add_argument("--pairs", type=int, help="pairs a row (5; quick: 1)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides")
+    parser.add_argument("--data", default="Anthropic/hh-rlhf", help="HH's pairs: file or hub name")
     parser.add_argument("--no-curves", action="store_true", help="rows only")
     return parser.parse_args()
 
@@ -37,11 +38,13 @@ def main() -> int:
     a = arguments()
     os.environ["OMP_NUM_THREADS"] = str(a.threads)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    import torch
     from bench import harness
     from rich.console import Console
 
+    torch.set_num_threads(a.threads)
     section = importlib.import_module(f"bench.{a.section}")
-    options = harness.Options(a.quick, a.pairs or (1 if a.quick else 5), a.threads)
+    options = harness.Options(a.quick, a.pairs or (1 if a.quick else 5), a.threads, a.data)
     console, results, curves = Console(width=150), [], {}
     made: dict[str, Any] = {"command": " ".join(["python -m bench", *sys.argv[1:]])}
     made |= {"machine": harness.machine(), "versions": harness.versions()}

@@ -13,6 +13,7 @@ import datasets
 import trl
 from bench.harness import Round
 from bench.workload import ADAM, LR
+from torch.utils.data import DataLoader
 from transformers import TrainerCallback
 
 Row = dict[str, Any]
@@ -38,11 +39,28 @@ def settings(scratch: str, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
+class TokenisedDpo(trl.DPOTrainer):
+    """trl's DPO trainer on rows that are ids already."""
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+
+KINDS = {"SFT": trl.SFTTrainer, "Reward": trl.RewardTrainer, "DPO": TokenisedDpo}
+
+
 class Peer:
     """A trl trainer that takes one optimizer step over all of its rows each time it is asked."""
 
     def __init__(
-        self, kind: str, model: Any, tokenizer: Any, rows: Sequence[Row], size: int, **more: Any
+        self,
+        kind: str,
+        model: Any,
+        tokenizer: Any,
+        rows: Sequence[Row],
+        size: int,
+        ref_model: Any = None,
+        **more: Any,
     ) -> None:
         warnings.filterwarnings("ignore")
         logging.disable(logging.WARNING)
@@ -52,12 +70,11 @@ class Peer:
             **settings(self.folder.name, per_device_train_batch_size=size, **more)
         )
         self.watch = Stopwatch()
-        start = time.perf_counter()
-        self.trainer = getattr(trl, f"{kind}Trainer")(
+        extra = {} if ref_model is None else {"ref_model": ref_model}
+        self.trainer = KINDS[kind](
             model=model, args=config, train_dataset=datasets.Dataset.from_list(list(rows)),
-            processing_class=tokenizer, callbacks=[self.watch],
+            processing_class=tokenizer, callbacks=[self.watch], **extra,
         )  # fmt: skip
-        self.setup = time.perf_counter() - start
         micro = -(-len(self.trainer.train_dataset) // size)
         self.trainer.args.gradient_accumulation_steps = micro
 
@@ -74,6 +91,26 @@ class Peer:
         return Round(amount / (seconds + extra), same, note)
 
 
+class Dpo(Peer):
+    """DPO with the reference precomputed; that pass is made anew, and timed, in every round."""
+
+    def __init__(self, model: Any, reference: Any, tokenizer: Any, rows: Sequence[Row], size: int) -> None:
+        super().__init__(
+            "DPO", model, tokenizer, rows, size, ref_model=reference, beta=0.1, max_length=None,
+            precompute_ref_log_probs=True, train_sampling_strategy="sequential",
+        )  # fmt: skip
+        self.reference = reference
+        given = datasets.Dataset.from_list(list(rows))
+        self.loader = DataLoader(given, batch_size=size, collate_fn=self.trainer.data_collator)
+
+    def round(self, amount: float, note: str, extra: float = 0.0) -> Round:
+        """See Peer.round."""
+        start = time.perf_counter()
+        for batch in self.loader:
+            self.trainer.compute_ref_log_probs(self.reference, batch)
+        return super().round(amount, note, extra + time.perf_counter() - start)
+
+
 def demos(rows: Sequence[Row]) -> list[Row]:
     """SFT: ids and labels of the trained tokens."""
     return [
@@ -86,9 +123,9 @@ def demos(rows: Sequence[Row]) -> list[Row]:
 
 
 def pairs(rows: Sequence[Row]) -> list[Row]:
-    """RewardTrainer and DPOTrainer each take their columns."""
+    """DPO: a prompt and two answers; pairs of like length stand together, which spares trl padding."""
     made = []
-    for r in rows:
+    for r in by_length(rows):
         cut = r["mask"].index(1)
         made.append(
             {
@@ -100,5 +137,10 @@ def pairs(rows: Sequence[Row]) -> list[Row]:
 
 
 def whole_pairs(rows: Sequence[Row]) -> list[Row]:
-    """The reward trainer scores whole texts."""
-    return [{"chosen_ids": r["ids"], "rejected_ids": r["other_ids"]} for r in rows]
+    """Reward model: whole texts, pairs of like length together."""
+    return [{"chosen_ids": r["ids"], "rejected_ids": r["other_ids"]} for r in by_length(rows)]
+
+
+def by_length(rows: Sequence[Row]) -> list[Row]:
+    """Pairs in the order of their longer text."""
+    return sorted(rows, key=lambda r: max(len(r["ids"]), len(r["other_ids"])))

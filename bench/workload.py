@@ -8,13 +8,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from chatwright.core.types import Pair, Record
 from chatwright.data.batches import LengthConfig, encode, encode_pair
 from chatwright.data.formats import Row, read
 from chatwright.data.template import Template, TemplateConfig
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.torch_engine import TorchEngine
-from chatwright.models.load import NewModel, new_causal_lm, train_tokenizer
+from chatwright.models.heads import scalar_model
+from chatwright.models.load import NewModel, new_causal_lm, save_model, train_tokenizer
 
 VOCABULARY, LONGEST = 8192, 512
 
@@ -78,3 +81,19 @@ def engine(module: Any, **settings: Any) -> TorchEngine:
     """Ours."""
     optim = OptimConfig(**{"lr": LR, "schedule": "constant", "betas": ADAM, "clip": 1.0, **settings})
     return TorchEngine(module, optim, 1000, "cpu")
+
+
+def scorer(source: str, seed: int = 0) -> Any:
+    """The same backbone with a scalar head that is not zero, so that a gradient reaches every layer."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_model(model(source), tokenizer(source), template(source), Path(folder))
+        made = scalar_model(folder)
+    torch.nn.init.normal_(made.score.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
+    return made
+
+
+def big_vocabulary(source: str) -> Any:
+    """The same Llama with 32 000 entries in its vocabulary."""
+    made = model(source)
+    made.config.vocab_size = 32_000
+    return type(made)(made.config)

@@ -259,12 +259,6 @@ def data_convert(
     convert_file(source, target, console)
 
 
-StorePlace = Annotated[
-    str,
-    typer.Option("--store", help="The server's store: a file, or postgresql://…", envvar="CHATWRIGHT_STORE"),
-]
-
-
 @feedback_app.command("export")
 def feedback_export(
     out: Annotated[Path, typer.Option(help="A new folder, or that of an earlier export.")] = Path("feedback"),

@@ -78,11 +78,17 @@ class Request:
 
 
 class Token(NamedTuple):
-    """A drawn token, its log-probability at the request's temperature, and the likeliest tokens there."""
+    """A drawn token, its log-probability at the request's temperature, and the likeliest tokens there.
+
+    `sampled` is its log-probability in the distribution it was drawn from (after top-k, bias, grammar …),
+    `untempered` that of the model as it is, at temperature 1.
+    """
 
     id: int
     logprob: float
     top: tuple[tuple[int, float], ...] = ()
+    sampled: float = 0.0
+    untempered: float = 0.0
 
 
 class Event(NamedTuple):

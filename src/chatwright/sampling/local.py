@@ -8,9 +8,11 @@ is in the batch.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -20,23 +22,55 @@ from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Message, Prompt, Rollout
 from chatwright.data.template import Template
 from chatwright.sampling.base import Event, Request, SamplingConfig
+from chatwright.sampling.cache import default_budget
 from chatwright.sampling.draw import draw
+from chatwright.sampling.families import Unlike, describe
+from chatwright.sampling.lean import Lean
 from chatwright.sampling.own_forward import OwnForward
 from chatwright.sampling.row import Row
+
+logger = logging.getLogger("chatwright")
 
 
 class LocalSampler:
     """Generation over any Hugging Face causal language model: a StepSampler, and `stream` for a terminal."""
 
     def __init__(
-        self, model: Any, template: Template, max_rows: int = 128, prefill_tokens: int = 2048
+        self,
+        model: Any,
+        template: Template,
+        max_rows: int = 128,
+        prefill_tokens: int = 2048,
+        memory_gb: float | None = None,
+        lean: bool = True,
     ) -> None:
-        self.model, self.template, self.prefill_tokens = model, template, prefill_tokens
-        self.runner = OwnForward(model, template.pad_id, max_rows)
+        """At most `max_rows` answers grow at once; prompts are run in groups of `prefill_tokens`; keys and
+        values take at most `memory_gb` (by default a third of what is free when the first request comes).
+        Without `lean` the module's own forward is used whatever its family.
+        """
+        self.model, self.template = model, template
+        self.max_rows, self.prefill_tokens, self.memory_gb, self.lean = (
+            max_rows, prefill_tokens, memory_gb, lean,
+        )  # fmt: skip
         self._queue: deque[Row] = deque()
         self._running: dict[int, Row] = {}
-        self._refused: list[Event] = []
+        self._untold: list[Event] = []
         self._next = 0
+
+    @cached_property
+    def runner(self) -> Lean | OwnForward:
+        """What runs the rows; made when the first request comes, when the module is on its device."""
+        own = OwnForward(self.model, self.template.pad_id, self.max_rows)
+        if not self.lean:
+            return own
+        try:
+            spec = describe(self.model)
+        except Unlike as reason:
+            logger.info("sampling goes through the module's own forward, which is slower: %s", reason)
+            return own
+        device = spec.embed.weight.device
+        budget = default_budget(device) if self.memory_gb is None else int(self.memory_gb * 1e9)
+        return Lean(self.model, spec, self.max_rows, budget)
 
     # a server's way in
 
@@ -44,20 +78,22 @@ class LocalSampler:
         """See StepSampler.submit."""
         self._next += 1
         try:
-            self._queue.append(self._row(self._next, request))
+            row = self._row(self._next, request)
+            row.keep = True
+            self._queue.append(row)
         except ChatwrightError as error:
-            self._refused.append(Event(self._next, end="error", error=str(error)))
+            self._untold.append(Event(self._next, end="error", error=str(error)))
         return self._next
 
     def step(self) -> list[Event]:
         """See StepSampler.step."""
-        refused, self._refused = self._refused, []
-        return refused + [row.event() for row in self._advance()]
+        untold, self._untold = self._untold, []
+        return untold + [row.event() for row in self._advance()]
 
     def cancel(self, number: int) -> None:
         """See StepSampler.cancel."""
         self._queue = deque(row for row in self._queue if row.number != number)
-        self._refused = [event for event in self._refused if event.request != number]
+        self._untold = [event for event in self._untold if event.request != number]
         row = self._running.pop(number, None)
         if row:
             self.runner.drop([row])
@@ -65,7 +101,7 @@ class LocalSampler:
     @property
     def waiting(self) -> int:
         """See StepSampler.waiting."""
-        return len(self._queue) + len(self._refused)
+        return len(self._queue) + len(self._untold)
 
     @property
     def running(self) -> int:
@@ -78,15 +114,8 @@ class LocalSampler:
         """See Sampler.generate; raises ChatwrightError that names the prompts that do not fit, before any
         answer is drawn.
         """
-        ids = [tuple(self.template.prompt_ids(prompt.messages)) for prompt in prompts]
-        rows = []
-        for i, prompt_ids in enumerate(ids):
-            for j in range(n):
-                self._next += 1
-                rows.append(self._row(self._next, Request(prompt_ids, config, derive(seed, i, j))))
-        self._queue.extend(sorted(rows, key=lambda row: len(row.request.prompt_ids)))
-        while self._queue or self._running:
-            self._advance()
+        rows = self._rows(prompts, n, config, seed)
+        self._run(rows)
         return [
             Rollout(
                 prompt=prompts[k // n],
@@ -119,12 +148,32 @@ class LocalSampler:
             self.cancel(number)
 
     def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Nothing to do: the module is the trained one."""
+        """The module is the trained one, so nothing is copied; what was computed from it is."""
+        self.runner.publish()
 
     def close(self) -> None:
         """Nothing to give back."""
 
     # the engine
+
+    def _run(self, rows: Sequence[Row]) -> None:
+        """Draw whole answers, shortest prompts first. What happens to a server's requests meanwhile is told
+        by the next step.
+        """
+        left = {row.number for row in rows}
+        self._queue.extend(sorted(rows, key=lambda row: len(row.request.prompt_ids)))
+        try:
+            while left:
+                for row in self._advance():
+                    if row.keep:
+                        self._untold.append(row.event())
+                    elif row.end:
+                        left.remove(row.number)
+        finally:  # an interrupt leaves nothing behind
+            for number in left:
+                self.cancel(number)
+            if not self._running:
+                self.runner.release()
 
     def _advance(self) -> list[Row]:
         """One step; the rows that got a token."""
@@ -163,6 +212,23 @@ class LocalSampler:
                 del self._running[row.number]
         return rows
 
+    def _rows(self, prompts: Sequence[Prompt], n: int, config: SamplingConfig, seed: int) -> list[Row]:
+        """n rows for each prompt; raises one ChatwrightError for all prompts that do not fit."""
+        rows, wrong = [], []
+        for i, prompt in enumerate(prompts):
+            ids = tuple(self.template.prompt_ids(prompt.messages))
+            try:
+                for j in range(n):
+                    self._next += 1
+                    rows.append(self._row(self._next, Request(ids, config, derive(seed, i, j))))
+            except ChatwrightError as error:
+                text = prompt.messages[-1].content if prompt.messages else ""
+                wrong.append(f"prompt {i + 1} ({text[:40]!r} …): {error}")
+        if wrong:
+            more = f"\nand {len(wrong) - 5} more" if len(wrong) > 5 else ""
+            raise ChatwrightError("\n".join(wrong[:5]) + more)
+        return rows
+
     def _row(self, number: int, request: Request) -> Row:
         """The request as a row; raises ChatwrightError when its prompt cannot be answered."""
         room = getattr(self.model.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
@@ -173,7 +239,9 @@ class LocalSampler:
             raise ChatwrightError(f"a prompt has {length} tokens and the model takes {room} with its answer")
         stops = self.template.stop_ids | set(request.config.stop_ids)
         limit = min(request.config.max_tokens, room - length)
-        return Row(number, request, limit, stops, self.template)
+        row = Row(number, request, limit, stops, self.template)
+        self.runner.check_size(row)
+        return row
 
     @contextmanager
     def _reading(self) -> Iterator[None]:

@@ -36,6 +36,15 @@ class OwnForward:
         """How many of these rows, in this order, may join now."""
         return min(len(rows), self.max_rows - sum(len(cohort.rows) for cohort in self.cohorts))
 
+    def check_size(self, row: Row) -> None:
+        """Any prompt that the model takes may be tried."""
+
+    def publish(self) -> None:
+        """Nothing to do: the module is the trained one."""
+
+    def release(self) -> None:
+        """Nothing is kept between rows."""
+
     def prefill(self, rows: Sequence[Row]) -> Tensor:
         """Admit rows and give the logits after their prompts, [rows, V]; equal prompts side by side are run
         once.

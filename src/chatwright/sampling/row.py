@@ -17,13 +17,16 @@ HALF = "\N{REPLACEMENT CHARACTER}"
 
 @dataclass(eq=False)
 class Row:
-    """A request that runs. `limit` is the most tokens its answer may have, `stops` the tokens that end it."""
+    """A request that runs. `limit` is the most tokens its answer may have, `stops` the tokens that end it;
+    with `keep`, what was computed for it may serve a later request that begins alike.
+    """
 
     number: int
     request: Request
     limit: int
     stops: frozenset[int]
     template: Template
+    keep: bool = False
     tokens: list[Token] = field(default_factory=list)
     ids: list[int] = field(default_factory=list)
     end: Literal["stop", "length"] | None = None
@@ -37,6 +40,11 @@ class Row:
     def length(self) -> int:
         """Tokens of prompt and answer so far."""
         return len(self.request.prompt_ids) + len(self.ids)
+
+    @property
+    def need(self) -> int:
+        """Most tokens of prompt and answer."""
+        return len(self.request.prompt_ids) + self.limit
 
     def uniform(self) -> float:
         """The number in [0, 1) that draws the next token. It follows from the request's seed and the token's

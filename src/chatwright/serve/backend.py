@@ -65,7 +65,7 @@ class Piece(NamedTuple):
     logprobs: tuple[Logprob, ...] = ()
 
 
-@dataclass
+@dataclass(eq=False)
 class Answering:
     """A request that runs. `pieces` waits for news; it raises ApiError when the request failed."""
 

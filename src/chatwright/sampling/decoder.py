@@ -1,0 +1,198 @@
+"""A lean forward pass over the weights of the trained module: few kernels, no bookkeeping, no autograd.
+
+Embeddings and norms are the module's own tensors. Projections are too where nothing is gained by a copy; on a
+CPU in float32 they are packed for its matrix kernels (two to three times the speed of a plain product on AMD
+processors at the sizes of a decode step), which `refresh` repeats when the weights have changed. Adapters are
+added into such copies and never into the trained weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from chatwright.sampling.cache import Cache
+from chatwright.sampling.families import Block, Norm, Projection, Spec
+
+Group = tuple[int, int, int]
+"""Slots first … last-1, of which attention reads so many tokens."""
+
+
+class Matrix:
+    """A projection, ready to be applied."""
+
+    def __init__(self, projection: Projection, pack: bool) -> None:
+        self.packed: Tensor | None = None
+        self.parts: list[tuple[Tensor, Tensor | None]] = []
+        if pack:
+            weight, self.bias = projection.read()
+            self.packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), 64)
+        elif projection.interleaved:
+            self.parts = [projection.read()]
+        else:
+            self.parts = [Projection((module,)).read() for module in projection.modules]
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x W^T + b, [..., out]."""
+        if self.packed is not None:
+            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+            return out
+        found = [F.linear(x, weight, bias) for weight, bias in self.parts]
+        return found[0] if len(found) == 1 else torch.cat(found, -1)
+
+
+def can_pack(model: Any) -> bool:
+    """Are there packed matrix kernels for this model's device and type?"""
+    parameter = next(model.parameters())
+    return (
+        parameter.device.type == "cpu"
+        and parameter.dtype == torch.float32
+        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    )
+
+
+class Layer:
+    """A block with its matrices."""
+
+    def __init__(self, block: Block, pack: bool) -> None:
+        self.block = block
+        self.qkv, self.out = Matrix(block.qkv, pack), Matrix(block.out, pack)
+        self.up, self.down = Matrix(block.up, pack), Matrix(block.down, pack)
+
+
+class Decoder:
+    """Runs prompts and single tokens of a model that `spec` describes, over a Cache."""
+
+    def __init__(self, spec: Spec, pack: bool) -> None:
+        self.spec, self.pack = spec, pack
+        self.cos = self.sin = torch.empty(0, 0)
+
+    def refresh(self) -> None:
+        """Take over the module's weights as they are now."""
+        self.layers = [Layer(block, self.pack) for block in self.spec.blocks]
+        self.head = Matrix(self.spec.head, self.pack)
+        self.cos = self.sin = torch.empty(0, 0)
+
+    def decode(self, ids: Tensor, positions: Tensor, cache: Cache, groups: Sequence[Group]) -> Tensor:
+        """Logits [rows, V] after one token each of the rows in slots 0 … rows-1, at `positions` [rows]."""
+        s, rows = self.spec, torch.arange(len(ids), device=ids.device)
+        masks = [
+            torch.where(torch.arange(n, device=ids.device) <= positions[a:b, None], 0.0, -torch.inf)[
+                :, None, None
+            ].to(cache.dtype)
+            for a, b, n in groups
+        ]
+
+        def attend(i: int, qkv: Tensor) -> Tensor:
+            data = cache.data[i]
+            data[:, rows, :, positions] = qkv[:, s.heads :].reshape(-1, 2, s.kv_heads, s.dim)
+            found = []
+            for (a, b, n), mask in zip(groups, masks, strict=True):
+                # the queries that share a key head stand as so many positions: nothing is repeated
+                query = qkv[a:b, : s.heads].reshape(b - a, s.kv_heads, -1, s.dim)
+                one = F.scaled_dot_product_attention(query, data[0, a:b, :, :n], data[1, a:b, :, :n], mask)
+                found.append(one.flatten(1))
+            return found[0] if len(found) == 1 else torch.cat(found)
+
+        return self._logits(self._layers(ids, positions, attend))
+
+    def prefill(
+        self, ids: Tensor, lengths: Tensor, start: int, slots: Tensor, cache: Cache, trace: Any = None
+    ) -> Tensor:
+        """Logits [rows, V] after the last of each row's `lengths` tokens; `ids` [rows, T], padded right,
+        stand at positions start …; their keys and values go into `slots`.
+        """
+        s, width = self.spec, ids.size(1)
+        positions = torch.arange(start, start + width, device=ids.device)
+        seen = torch.ones(width, start + width, dtype=torch.bool, device=ids.device).tril(start)
+
+        def attend(i: int, qkv: Tensor) -> Tensor:
+            data = cache.data[i]
+            query, key, value = torch.split(qkv.transpose(1, 2), [s.heads, s.kv_heads, s.kv_heads], 1)
+            data[0, slots, :, start : start + width] = key
+            data[1, slots, :, start : start + width] = value
+            if start:
+                key, value = data[0, slots, :, : start + width], data[1, slots, :, : start + width]
+            if s.kv_heads < s.heads:
+                key, value = (x.repeat_interleave(s.heads // s.kv_heads, 1) for x in (key, value))
+            mask = seen if start else None
+            found = F.scaled_dot_product_attention(query, key, value, mask, is_causal=not start)
+            return found.transpose(1, 2).flatten(2)
+
+        x = self._layers(ids, positions.expand_as(ids), attend, trace)
+        return self._logits(x[torch.arange(len(ids), device=ids.device), lengths - 1])
+
+    def _layers(
+        self, ids: Tensor, positions: Tensor, attend: Callable[[int, Tensor], Tensor], trace: Any = None
+    ) -> Tensor:
+        """The hidden states behind the last block, [..., hidden]; `trace` gets those behind each."""
+        s = self.spec
+        x = F.embedding(ids, s.embed.weight)
+        if s.positions is not None:
+            x = x + F.embedding(positions + s.offset, s.positions.weight)
+        turn = self._turn(positions)
+        for i, layer in enumerate(self.layers):
+            block = layer.block
+            qkv = layer.qkv(_norm(x, block.norm1))
+            qkv = qkv.view(*qkv.shape[:-1], -1, s.dim)
+            if block.q_norm and block.k_norm:
+                query = _norm(qkv[..., : s.heads, :], block.q_norm)
+                key = _norm(qkv[..., s.heads : s.heads + s.kv_heads, :], block.k_norm)
+                qkv = torch.cat([query, key, qkv[..., s.heads + s.kv_heads :, :]], -2)
+            if turn:
+                _rotate(qkv[..., : s.heads + s.kv_heads, :], *turn)
+            attended = layer.out(attend(i, qkv))
+            if s.parallel:
+                x = x + attended + self._feed(layer, x)
+            else:
+                x = x + attended
+                x = x + self._feed(layer, x)
+            if trace is not None:
+                trace.append(x)
+        return x
+
+    def _feed(self, layer: Layer, x: Tensor) -> Tensor:
+        up = layer.up(_norm(x, layer.block.norm2))
+        if self.spec.gated:
+            gate, up = up.chunk(2, -1)
+            return layer.down(self.spec.act(gate) * up)
+        return layer.down(self.spec.act(up))
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return self.head(_norm(x, self.spec.final)).float()
+
+    def _turn(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """cos and signed sin of the positions, [..., 1, rotated dims]."""
+        if self.spec.rotary is None:
+            return None
+        return self.cos[positions].unsqueeze(-2), self.sin[positions].unsqueeze(-2)
+
+    def reach(self, positions: int) -> None:
+        """Compute rotary tables up to so many positions."""
+        if self.spec.rotary is None or positions <= len(self.cos):
+            return
+        weight = self.spec.embed.weight
+        at = torch.arange(-(-positions // 512) * 512, device=weight.device)[None]
+        cos, sin = self.spec.rotary(weight[:1], at)
+        half = cos.size(-1) // 2
+        self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
+
+
+def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:
+    """Rotary positions (Su et al. 2021) in place: two halves of the rotated dims are a complex number's."""
+    x = x[..., : cos.size(-1)]
+    one, two = x.chunk(2, -1)
+    swapped = torch.cat([two, one], -1)
+    x.mul_(cos).addcmul_(swapped, sin)
+
+
+def _norm(x: Tensor, norm: Norm) -> Tensor:
+    weight = norm.module.weight
+    if norm.rms:
+        return F.rms_norm(x, weight.shape, weight, norm.eps)
+    return F.layer_norm(x, weight.shape, weight, norm.module.bias, norm.eps)
