@@ -23,22 +23,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench.harness import Options, Round, Row, Sides, Worker, in_own_process, peak_growth, timed
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from bench.harness import Options, Round, Row, Sides, Worker, in_own_process, peak_bytes, timed
 from chatwright.data.template import Template, TemplateConfig
 from chatwright.models.load import NewModel, new_causal_lm, save_model, train_tokenizer
 from chatwright.sampling.base import Request, SamplingConfig
 from chatwright.sampling.local import LocalSampler
 
 HH_LENGTHS = (2, 8, 11, 13, 16, 19, 22, 25, 29, 32, 37, 41, 47, 54, 60, 68, 79, 93, 113, 148, 256)
-"""Tokens of the chosen answers of HH-RLHF's helpful-base and harmless-base test sets (3449 of them, MIT licence)
+"""Tokens of the chosen answers of HH-RLHF's helpful-base and harmless-base test sets (3449 of them, MIT),
 with a byte-level BPE of 8192 tokens trained on them, end of turn included, cut at 256: quantiles 0, .05 … 1.
 Their mean is 52."""
 MEAN, LONGEST = 90, 256
-WORDS = (
-    "where is my parcel order it late want return shoes size refund how long does take please help".split()
-)
+WORDS = ("where", "is", "my", "parcel", "order", "late", "return", "shoes", "refund", "please", "help")
 VLLM = os.environ.get("CHATWRIGHT_VLLM", "")
 
 Ask = tuple[list[int], int]
@@ -95,12 +93,14 @@ def ours(sampler: LocalSampler, work: Sequence[Ask]) -> Round:
 class EndsAt(LogitsProcessor):
     """The end of turn comes at each row's place and at no other."""
 
-    def __init__(self, start: int, wanted: Sequence[int], end: int) -> None:
-        self.start, self.wanted, self.end = start, torch.tensor(wanted), end
+    def __init__(self, start: int, wanted: Sequence[int], end: int, pad: int) -> None:
+        self.start, self.wanted, self.end, self.never = start, torch.tensor(wanted), end, [end, pad]
 
     def __call__(self, ids: Any, scores: Any) -> Any:
         over = ids.size(1) - self.start + 1 >= self.wanted
-        scores[:, self.end] = torch.where(over, torch.inf, -torch.inf)
+        scores[:, self.never] = -torch.inf
+        scores[over] = -torch.inf
+        scores[over, self.end] = 0.0
         return scores
 
 
@@ -116,7 +116,7 @@ def generate(lm: Any, work: Sequence[Ask], rows: int) -> Round:
             out = lm.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=max(wanted),
                 eos_token_id=end, pad_token_id=pad,
-                logits_processor=LogitsProcessorList([EndsAt(width, wanted, end)]),
+                logits_processor=LogitsProcessorList([EndsAt(width, wanted, end, pad)]),
             )  # fmt: skip
             answers = out[:, width:]
             tokens += int((answers != pad).sum())
@@ -130,13 +130,11 @@ def continuous(lm: Any, work: Sequence[Ask]) -> Round:
     (length,) = {n for _, n in work}
     room = sum(-(-(len(ids) + n) // 32) + 1 for ids, n in work)
     config = GenerationConfig(max_new_tokens=length, do_sample=True, top_k=0, eos_token_id=-1, pad_token_id=0)
-    cache_config = ContinuousBatchingConfig(block_size=32, num_blocks=room, max_batch_tokens=2048)
-    with timed() as seconds, torch.inference_mode():
+    cache_config = ContinuousBatchingConfig(page_size=32, num_blocks=room, max_batch_tokens=2048)
+    with timed() as seconds, torch.no_grad():
         out = lm.generate_batch([ids for ids, _ in work], config, cache_config)
     tokens = sum(len(answer.generated_tokens) for answer in out.values())
-    return Round(
-        tokens / seconds[0], {"tokens": tokens}, f"continuous batching has a cache of {room} x 32 tokens"
-    )
+    return Round(tokens / seconds[0], {"tokens": tokens}, f"its cache has {room} x 32 tokens")
 
 
 def small(options: Options) -> dict[str, Any]:
@@ -191,29 +189,33 @@ def against_vllm(options: Options) -> Iterator[Sides]:
         worker.close()
 
 
-def point(prompt: int, batch: int, mean: float, shape: dict[str, Any], threads: int) -> dict[str, float]:
+def point(
+    prompt: int, batch: int, mean: float, shape: dict[str, Any], quick: bool, threads: int
+) -> dict[str, float]:
     """Tokens a second and the memory that generation adds, in a process of its own."""
     warnings.filterwarnings("ignore")
     torch.set_num_threads(threads)
     sampler = LocalSampler(model(**shape), template(), max_rows=batch)
     wanted = lengths(2 * batch, mean) if mean else [64] * batch
     draw = random.Random(2)
-    work = [([draw.randrange(300, 3000) for _ in range(prompt)], n) for n in wanted]
+    work = [([draw.randrange(300, 3000) for _ in range(prompt)], 4 if quick else n) for n in wanted]
     ours(sampler, work[:1])
-    before = peak_bytes()
-    found = ours(sampler, work)
+    with peak_growth() as grown:
+        found = ours(sampler, work)
     seconds = found.same["tokens"] / found.value
-    return {"tokens_per_second": found.value, "seconds": seconds, "mib": (peak_bytes() - before) / 2**20}
+    return {"tokens_per_second": found.value, "seconds": seconds, "mib": grown[0] / 2**20}
 
 
 def curve(name: str, values: Sequence[float], call: Callable[[Any], tuple[Any, ...]]) -> Any:
     """Points along one axis; the others stay at 64 tokens, 32 rows and equal answers of 64 tokens."""
 
     def points(options: Options) -> list[dict[str, float]]:
-        chosen = values[:1] if options.quick else values
-        return [
-            {name: v} | in_own_process("bench.generation:point", *call(v), options.threads) for v in chosen
-        ]
+        found = []
+        for value in values[:1] if options.quick else values:
+            *place, shape = call(value)
+            asked = (*place, small(options) | shape, options.quick, options.threads)
+            found.append({name: value} | in_own_process("bench.generation:point", *asked))
+        return found
 
     return points
 
@@ -238,5 +240,9 @@ ROWS = [
         "64 answers of 128 tokens, continuous", "transformers continuous batching", "tokens/s", ">= 2",
         equal(continuous),
     ),
-    *([Row("64 answers of 128 tokens, vLLM", "vLLM, compiled", "tokens/s", ">= 1.2", against_vllm)] if VLLM else []),
+    *(
+        [Row("64 answers of 128 tokens, vLLM", "vLLM, compiled", "tokens/s", ">= 1.2", against_vllm)]
+        if VLLM
+        else []
+    ),
 ]  # fmt: skip

@@ -16,13 +16,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 from vllm import LLM, SamplingParams, __version__
 
 if __name__ == "__main__":
-    engine = LLM(
-        sys.argv[1],
-        dtype="float32",
-        kv_cache_memory_bytes=1 << 30,
-        max_num_seqs=256,
-        enable_prefix_caching=False,
-    )
+    engine = LLM(sys.argv[1], dtype="float32", kv_cache_memory_bytes=1 << 30, enable_prefix_caching=False)
     for line in sys.stdin:
         work = json.loads(line)
         prompts = [{"prompt_token_ids": ids} for ids in work["prompts"]]
