@@ -23,7 +23,7 @@ from steps import CASES, demos, pairs, rollouts
 from tiny import tiny_lm, tiny_scalar
 
 STEPS = 20
-COMPARED = ("loss", "grad_norm", "critic/loss", "critic/grad_norm", "lr")
+COMPARED = ("kl", "loss", "grad_norm", "critic/loss", "critic/grad_norm", "lr")
 LOSSES = (*CASES, "reward", "ppo", "grpo")
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """Small parameters are spread too; by default DeepSpeed keeps them whole."""
@@ -64,7 +64,12 @@ def practised(case):
         reference=lambda batch: frozen.infer(batch, token_logprobs),
         critic=engine(case, tiny_scalar()) if METHODS[method].critic else None,
     )  # fmt: skip
-    return algorithm.policy, lambda step: algorithm.update(algorithm.prepare(rollouts(seed=step)), step + 1)
+
+    def round_of(step):
+        found = algorithm.update(algorithm.prepare(rollouts(seed=step)), step + 1)
+        return found | {"kl": algorithm.report(rollouts(seed=step), None)["kl"]}
+
+    return algorithm.policy, round_of
 
 
 def curve(case):

@@ -14,6 +14,7 @@ import torch.nn as nn
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from chatwright.core import dist
 from chatwright.core.batch import Batch, Experience, Scored, masked_mean_std
 from chatwright.core.files import writes
 from chatwright.core.seeds import derive
@@ -156,7 +157,9 @@ class PolicyGradient:
             metrics |= self.policy.step(minibatch, self._policy_loss, self._ptx_terms())
             if minibatch.logprobs is None and self._said is not None:
                 batch, sampled, reference = self._pending
-                self._note(batch, self._said.cpu(), sampled, reference)
+                # ranks saw a share of the rows each, and a filler's row was seen twice
+                said, seen = dist.sum_(self._said), dist.sum_((self._said != 0).float())
+                self._note(batch, (said / seen.clamp(min=1)).cpu(), sampled, reference)
             self.updates += 1
             self._follow()
         if self.critic:
