@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
+from chatwright.core.types import ChatwrightError, Message, Prompt
 from chatwright.evaluate.calibration import expected_error, judge_quality
 from chatwright.evaluate.compare import compare
 from chatwright.evaluate.metrics import METRICS, own_language, repetition
 from chatwright.evaluate.stats import bootstrap, detectable, mcnemar, proportion
+from chatwright.recipe.schema import EvaluateStage
+from chatwright.stages.evaluate import clusters
 
 KEYS = ("chosen", "rejected", "chosen_tokens", "rejected_tokens")
 
@@ -69,6 +72,30 @@ def test_comparisons_are_paired():
     assert compare([1.0], [2.0]).detectable is None
     with pytest.raises(ValueError, match="paired"):
         compare([1.0], [1.0, 2.0])
+
+
+def test_wordings_of_one_intent_are_no_more_evidence_than_one():
+    draw = random.Random(4)
+    before = [draw.gauss(0, 1) for _ in range(40)]
+    after = [draw.gauss(0.2, 1) for _ in range(40)]
+    once, intents = compare(before, after), list(range(40))
+    twice = compare(before * 2, after * 2, groups=intents * 2)
+    assert (twice.low, twice.high) == pytest.approx((once.low, once.high))
+    assert twice.detectable == pytest.approx(once.detectable)
+    assert compare(before * 2, after * 2).detectable < 0.8 * once.detectable
+    assert compare([0.0, 1.0], [1.0, 1.0], groups=[1, 1]).p_value is None
+
+
+def test_prompts_cluster_by_a_key_of_their_meta():
+    prompts = [
+        Prompt((Message("user", "?"),), meta=meta) for meta in ({"intent": "a"}, {}, {"intent": "a"}, {})
+    ]
+    stage = {"name": "check", "kind": "evaluate", "compare": ["x"], "data": ["d"], "reward": {}}
+    assert clusters(prompts, EvaluateStage(**stage)) is None
+    found = clusters(prompts, EvaluateStage(**stage, cluster="intent"))
+    assert found is not None and found[0] == found[2] and len(set(found)) == 3
+    with pytest.raises(ChatwrightError, match=r"cluster: no prompt has 'topic'"):
+        clusters(prompts, EvaluateStage(**stage, cluster="topic"))
 
 
 def test_mcnemar_of_nothing_changed_is_one():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -22,20 +22,25 @@ class Comparison:
     detectable: float | None
     """The smallest difference that so many prompts would have shown four times out of five."""
     p_value: float | None
-    """Of McNemar's exact test, where the outcomes are yes or no."""
+    """Of McNemar's exact test, where the outcomes are yes or no and the prompts are independent."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
         return asdict(self)
 
 
-def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> Comparison:
-    """Per-prompt outcomes of two models, in the same order."""
+def compare(
+    before: Sequence[float],
+    after: Sequence[float],
+    seed: int = 0,
+    groups: Sequence[Hashable] | None = None,
+) -> Comparison:
+    """Per-prompt outcomes of two models, in the same order; prompts of one group are not independent."""
     if len(before) != len(after) or not before:
         raise ValueError(f"paired outcomes are needed: {len(before)} and {len(after)} were given")
     differences = [a - b for b, a in zip(before, after, strict=True)]
-    gain = bootstrap(differences, seed)
-    yes_no = set(before) | set(after) <= {0.0, 1.0}
+    gain = bootstrap(differences, seed, groups=groups)
+    yes_no = groups is None and set(before) | set(after) <= {0.0, 1.0}
     return Comparison(
         before=sum(before) / len(before),
         after=sum(after) / len(after),
@@ -43,6 +48,6 @@ def compare(before: Sequence[float], after: Sequence[float], seed: int = 0) -> C
         low=gain.low,
         high=gain.high,
         n=len(before),
-        detectable=detectable(differences),
+        detectable=detectable(differences, groups=groups),
         p_value=mcnemar(before, after) if yes_no else None,
     )

@@ -77,14 +77,18 @@ def mcnemar(before: Sequence[float], after: Sequence[float]) -> float:
     return float(stats.binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
-def detectable(differences: Sequence[float], power: float = 0.8) -> float | None:
+def detectable(
+    differences: Sequence[float], power: float = 0.8, groups: Sequence[Hashable] | None = None
+) -> float | None:
     """The smallest mean difference so many pairs would have shown with this power at the 5 % level; None
-    where a single pair says nothing of the spread.
+    where a single pair, or a single group, says nothing of the spread.
     """
-    if len(differences) < 2:
+    sums, counts = _by_group(differences, groups)
+    if len(sums) < 2:
         return None
-    spread = float(np.std(differences, ddof=1))
-    return float(stats.norm.ppf(0.975) + stats.norm.ppf(power)) * spread / math.sqrt(len(differences))
+    n = counts.sum()
+    squares = ((sums - sums.sum() / n * counts) ** 2).sum() * len(sums) / (len(sums) - 1)
+    return float(stats.norm.ppf(0.975) + stats.norm.ppf(power)) * math.sqrt(squares) / float(n)
 
 
 def _by_group(values: Sequence[float], groups: Sequence[Hashable] | None) -> tuple[Any, Any]:

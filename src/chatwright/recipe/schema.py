@@ -185,6 +185,11 @@ class EvaluateStage(StageBase):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     answers: int = Field(1, ge=1, description="Answers to each prompt; their scores are averaged.")
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
+    cluster: str | None = Field(
+        None,
+        description="A key of the prompts' `meta`: those alike in it, such as the wordings of one intent, "
+        "count together in the intervals, for they are not independent.",
+    )
 
     @field_validator("reward", mode="before")
     @classmethod

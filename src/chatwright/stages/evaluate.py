@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from statistics import fmean
 from typing import Any, NamedTuple
 
 from chatwright.core.files import write_jsonl
 from chatwright.core.seeds import derive
-from chatwright.core.types import Prompt, Rollout
+from chatwright.core.types import ChatwrightError, Prompt, Rollout
 from chatwright.engine.torch_engine import Frozen
 from chatwright.evaluate.compare import compare
 from chatwright.models.readout import token_logprobs
@@ -27,6 +27,8 @@ class Answered(NamedTuple):
     prompts: Sequence[Prompt]
     baseline: build.Policy
     answers: dict[str, list[Rollout]]
+    groups: Sequence[Hashable] | None
+    """Which prompts belong together, where some do."""
 
 
 def run(stage: EvaluateStage, job: Job) -> Outcome:
@@ -37,7 +39,7 @@ def run(stage: EvaluateStage, job: Job) -> Outcome:
         write_jsonl(job.directory / "samples.jsonl", samples(found, stage, job))
         outcome.result = {
             "baseline": stage.compare[0],
-            "comparisons": comparisons(found.answers, stage),
+            "comparisons": comparisons(found, stage),
             "correct": stage.correct,
         }
     return outcome
@@ -49,6 +51,7 @@ def answers_of(stage: EvaluateStage, job: Job, outcome: Outcome) -> Answered:
         : stage.limit
     ]
     outcome.data = {"prompts": {"rows": len(prompts)}}
+    groups = clusters(prompts, stage)
     baseline = build.policy(job, stage.compare[0])
     reward = build.rewards(stage.reward, job, baseline.template)
     answers: dict[str, list[Rollout]] = {}
@@ -59,7 +62,7 @@ def answers_of(stage: EvaluateStage, job: Job, outcome: Outcome) -> Answered:
             answers[name] = reward(sampler.generate(prompts, stage.answers, stage.sampling, seed))
             sampler.close()
         job.say(f"{name}: mean reward {fmean(r.reward for r in answers[name]):.4g} on {len(prompts)} prompts")
-    return Answered(prompts, baseline, answers)
+    return Answered(prompts, baseline, answers, groups)
 
 
 def scores_of(stage: EvaluateStage) -> tuple[str, ...]:
@@ -67,13 +70,15 @@ def scores_of(stage: EvaluateStage) -> tuple[str, ...]:
     return ("reward", *stage.reward, "length")
 
 
-def comparisons(answers: Mapping[str, Sequence[Rollout]], stage: EvaluateStage) -> dict[str, Any]:
+def comparisons(found: Answered, stage: EvaluateStage) -> dict[str, Any]:
     """{model: {score: what it gained over the first one}}."""
     first, *others = stage.compare
     return {
         name: {
             score: compare(
-                values(answers[first], score, stage), values(answers[name], score, stage)
+                values(found.answers[first], score, stage),
+                values(found.answers[name], score, stage),
+                groups=found.groups,
             ).as_dict()
             for score in scores_of(stage)
         }
@@ -88,6 +93,21 @@ def values(rollouts: Sequence[Rollout], score: str, stage: EvaluateStage) -> lis
         for r in rollouts
     ]
     return [fmean(found[i : i + stage.answers]) for i in range(0, len(found), stage.answers)]
+
+
+def clusters(prompts: Sequence[Prompt], stage: EvaluateStage) -> list[Hashable] | None:
+    """Which prompts belong together: those alike in the stage's `cluster`; one without it stands alone."""
+    if stage.cluster is None:
+        return None
+    if not any(stage.cluster in prompt.meta for prompt in prompts):
+        raise ChatwrightError(
+            f"stage {stage.name!r}: cluster: no prompt has {stage.cluster!r} in its `meta`; "
+            f"leave `cluster` out where every prompt stands alone"
+        )
+    return [
+        ("alike", str(prompt.meta[stage.cluster])) if stage.cluster in prompt.meta else ("alone", i)
+        for i, prompt in enumerate(prompts)
+    ]
 
 
 def divergence(

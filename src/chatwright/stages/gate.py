@@ -65,7 +65,7 @@ def run(stage: GateStage, job: Job) -> Outcome:
         "verdict": "refused" if refused else "promoted",
         "model": stage.model, "live": folder, "prompts": len(found.prompts), "refused": refused,
         "checks": [asdict(check) for check in checks],
-        "comparisons": evaluate.comparisons(found.answers, comparison),
+        "comparisons": evaluate.comparisons(found, comparison),
     }  # fmt: skip
     for check in checks:
         job.say(f"  {check}")
