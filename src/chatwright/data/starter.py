@@ -52,16 +52,6 @@ PADDING = {
 }
 
 
-def hurried(question: str, lang: str, turn: int) -> str:
-    """A question as it is typed in a hurry: no capitals, no end mark, a word (in Chinese: a character) in
-    five left out. `turn` chooses among such forms.
-    """
-    plain = question.strip(" ?？.!。！").lower()
-    units, gap = (list(plain), "") if lang == "zh" else (plain.split(), " ")
-    kept = [unit for i, unit in enumerate(units) if derive(0, "hurried", question, turn, i) % 5]
-    return gap.join(kept if len(kept) > 1 else units)
-
-
 def intents() -> list[Intent]:
     """Every intent the package ships, in a fixed order."""
     folder = resources.files("chatwright") / "assets" / "starter"

@@ -6,6 +6,7 @@ Read `run` as the story: rows, model, loss, the loop, a measurement on held-out 
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,9 @@ def rows_of(
     mixed = mix(sources, stage.data, seed, job.budgets, lambda r: len(template.text(content_of(r))))
     train, held = split(mixed, stage.held_out)
     held = [*held, *(record for name in stage.held_out_data for record in job.data[name])]
+    if objective.encode is None:
+        # neighbours in a file are often alike; packed side by side, the one could be copied from the other
+        random.Random(derive(job.seed, stage.name, "order")).shuffle(train)
     made = []
     for name, records in (("train", train), ("held_out", held)):
         wrong = next((r for r in records if not isinstance(r, objective.record)), None)

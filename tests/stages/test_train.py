@@ -1,0 +1,30 @@
+"""Rows of a training stage."""
+
+from rich.console import Console
+
+from chatwright.core.interrupt import StopFlag
+from chatwright.pipeline import Run
+from chatwright.recipe.read import read_recipe
+from chatwright.stages.job import Outcome
+from chatwright.stages.train import rows_of
+from chatwright.train.objectives import OBJECTIVES
+from shop import write_shop
+from tiny import tiny_template
+
+
+def packed(folder, seed):
+    run = Run(read_recipe(write_shop(folder), [f"seed={seed}"]), folder, Console(quiet=True))
+    records = run.load_data()
+    job = run.job("pretrain", records, StopFlag())
+    stage = run.recipe.stages[0]
+    rows, _ = rows_of(stage, job, OBJECTIVES["pretrain"], tiny_template(), Outcome())
+    text = tiny_template().decode([i for row in rows.rows for i in row["ids"]])
+    return text, [record.text.split("\n")[0] for record in records["text"]]
+
+
+def test_texts_are_packed_in_an_order_of_the_seed_and_not_of_the_file(tmp_path):
+    text, lines = packed(tmp_path / "one", 3)
+    places = [text.find(line) for line in lines]
+    assert min(places) >= 0 and places != sorted(places)
+    assert packed(tmp_path / "one", 3)[0] == text
+    assert packed(tmp_path / "two", 4)[0] != text
