@@ -48,4 +48,4 @@ if __name__ == "__main__":
     result = getattr(importlib.import_module(Path(folder).stem), name)(json.loads(os.environ["ARGUMENT"]))
     if dist.rank() == 0:
         Path(os.environ["FOUND"]).write_text(json.dumps(result))
-    dist.stop()
+    dist.leave()

@@ -84,11 +84,11 @@ def run(
     from chatwright.core import dist
     from chatwright.core.files import writes
 
-    dist.stop()
     if writes():
         from chatwright.console.summary import print_summary
 
         print_summary(work.directory, console)
+    dist.leave()
 
 
 @app.command()

@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 from chatwright.core.types import ChatwrightError, Message
 from chatwright.data.template import Template, TemplateConfig
 from chatwright.models.load import train_tokenizer
+from tiny import tiny_template
 
 SHARED = Path(os.environ.get("CHATWRIGHT_DATA", Path(__file__).parents[3] / "shared" / "data"))
 TEXTS = [
@@ -184,3 +185,14 @@ def test_real_tokenizers_work(name):
     row = t.conversation([ASK, SAY, ASK, SAY])
     assert row.ids[: len(t.prompt_ids([ASK]))] == t.prompt_ids([ASK])
     assert trained(row)[-1] == t.end_of_turn
+
+
+@pytest.mark.parametrize("said", ["Hello, how can I help?", "a", ""])
+def test_an_answer_may_begin_a_conversation(said):
+    """A greeting, then the customer: nothing of the answer is lost, and its end is trained."""
+    template, ask = tiny_template(), Message("user", "Where is my parcel?")
+    turns = [Message("assistant", said), ask, Message("assistant", "On its way.")]
+    whole, prompt = template.conversation(turns), template.prompt_ids(turns[:2])
+    trained = [token for token, on in zip(whole.ids, whole.mask, strict=True) if on]
+    assert template.tokenizer.decode(trained) == f"{said}<|im_end|>On its way.<|im_end|>"
+    assert whole.ids[: len(prompt)] == prompt

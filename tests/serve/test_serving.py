@@ -33,7 +33,7 @@ def test_a_client_that_leaves_frees_its_place(tmp_path):
         body = ask(stream=True, n=2, **LONG)
         with http.stream("POST", "/v1/chat/completions", json=body) as answer:
             next(answer.iter_bytes())
-            assert backend.running == 2
+            served.wait(lambda: backend.running == 2)
         served.wait(lambda: idle(served), 5)
         with served.connect() as line:  # one that is not streamed
             content = json.dumps(ask(**LONG)).encode()

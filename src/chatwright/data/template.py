@@ -128,9 +128,9 @@ class Template:
         for i, message in enumerate(turns):
             if message.role != "assistant":
                 continue
-            before, after = (
-                _render(self.tokenizer, self.jinja, turns[:i], True),
-                _render(self.tokenizer, self.jinja, turns[: i + 1], False),
+            after = _render(self.tokenizer, self.jinja, turns[: i + 1], False)
+            before = (
+                _render(self.tokenizer, self.jinja, turns[:i], True) if i else self._opening(after, turns)
             )
             self._hold(after, before)
             end = after.rfind(self._end_text, len(before))
@@ -139,6 +139,12 @@ class Template:
             self._hold(whole, after[:end])
             spans.append((len(before), end))
         return spans
+
+    def _opening(self, after: str, turns: Sequence[Message]) -> str:
+        """What stands before an answer that begins a conversation: templates render no empty one."""
+        said = turns[0].content.strip()
+        end = after.rfind(self._end_text)
+        return after[: max(after.rfind(said, 0, end if end >= 0 else len(after)), 0)]
 
     def _marked(self, turns: Sequence[Message]) -> list[tuple[int, int]]:
         """The spans between {% generation %} and {% endgeneration %}."""
