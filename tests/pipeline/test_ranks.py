@@ -75,7 +75,8 @@ def test_two_processes_do_the_run_of_one(alone, tmp_path, engine):
     finish(run(other, tmp_path / "two", "--nproc", "2"))
     two = tmp_path / "two" / "mini"
     for stage in STAGES:
-        close(one, two, stage, rel=1e-3 if stage == "chat" else 1e-5)
+        # a stage starts from weights that rounding has moved, and Adam's first steps make that more
+        close(one, two, stage, rel={"pretrain": 1e-5, "chat": 1e-3}.get(stage, 1e-4))
         models = ("model", "model-ema") if stage == "chat" else ("model",)
         start = load_file(one / "sft" / "model" / "model.safetensors")
         for model in models:

@@ -214,7 +214,8 @@ def test_the_store_holds_what_was_said(served, client):
         row = db.execute(select(Exchange.__table__).where(Exchange.id == answer.id)).one()
         text = db.scalar(select(Response.text).where(Response.exchange == answer.id))
     assert row.user == served.store.user_hash("ada") and row.conversation == "c1" and row.model == "tiny"
-    assert text == answer.choices[0].message.content
+    # no database takes the character 0, which an untrained model may say
+    assert text == answer.choices[0].message.content.replace("\x00", "\ufffd")
     assert (row.prompt_tokens, row.completion_tokens) == (
         answer.usage.prompt_tokens, answer.usage.completion_tokens,
     )  # fmt: skip
