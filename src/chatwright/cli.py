@@ -12,6 +12,7 @@ from rich.console import Console
 
 from chatwright.console.experiments import ab_app
 from chatwright.console.screen import StorePlace, console
+from chatwright.core import extras
 
 app = typer.Typer(
     name="chatwright",
@@ -162,6 +163,7 @@ def serve(
 
     SIGTERM and Ctrl-C finish what runs, SIGHUP looks for changed models.
     """
+    extras.require("serve", "serve")
     from chatwright.console import serve as served
 
     told = {"host": host, "port": port, "keys": keys}
@@ -351,7 +353,8 @@ def main() -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        with extras.named():
+            app()
     except Exception as error:
         sys.exit(_explain(error))
 
