@@ -112,10 +112,10 @@ def test_a_broken_guardrail_refuses_a_better_model(passed):
 def test_gains_and_guards_by_hand():
     ten = [0.0, 1.0] * 20
     up = [x + 0.5 for x in ten]
-    assert gain("reward", {"reward": ten}, {"reward": up}, 0.4).state == "holds"
-    assert gain("reward", {"reward": ten}, {"reward": up}, 0.6).state == "broken"
-    assert gain("reward", {"reward": ten}, {"reward": ten[::-1]}, 0.0).state == "open"
-    assert gain("reward", {"reward": ten}, {"reward": ten}, -0.1).state == "holds"
+    assert gain("reward", {"reward": ten}, {"reward": up}, least=0.4).state == "holds"
+    assert gain("reward", {"reward": ten}, {"reward": up}, least=0.6).state == "broken"
+    assert gain("reward", {"reward": ten}, {"reward": ten[::-1]}, least=0.0).state == "open"
+    assert gain("reward", {"reward": ten}, {"reward": ten}, least=-0.1).state == "holds"
     by = {"facts": ten, "length": [10.0] * 40}
     longer = {"facts": [x - 0.2 for x in ten], "length": [14.0] * 40}
     for score, limit, state in (
@@ -127,9 +127,11 @@ def test_gains_and_guards_by_hand():
         ("facts", Guardrail(worse_by_ratio=3), "holds"),  # 0.5 / 0.3 = 1.7
         ("facts", Guardrail(worse_by_ratio=1.1), "broken"),
     ):
-        assert guard(score, by, longer, limit).state == state, (score, limit)
-    assert guard("facts", by, by, Guardrail(worse_by=0)).state == "holds"
-    assert "asked for: no less than −0.1: broken" in str(guard("facts", by, longer, Guardrail(worse_by=0.1)))
+        assert guard(score, by, longer, limit=limit).state == state, (score, limit)
+    assert guard("facts", by, by, limit=Guardrail(worse_by=0)).state == "holds"
+    assert "asked for: no less than −0.1: broken" in str(
+        guard("facts", by, longer, limit=Guardrail(worse_by=0.1))
+    )
 
 
 @pytest.mark.parametrize(
