@@ -94,6 +94,34 @@ def test_the_next_gate_compares_with_what_was_promoted(passed):
     assert run(path, "stages.gate.limit=9", "stages.gate.least=-1")[1].count("gate: promoted") == 1
 
 
+def test_a_gate_that_was_killed_after_its_promotion_comes_to_the_same_verdict(tmp_path):
+    from chatwright.serve.standing import standing
+    from chatwright.serve.store import Store
+
+    path = gated(tmp_path)
+    folder, _ = run(path)
+    first = read_json(folder / "gate" / "manifest.json")["result"]
+    for written_later in ("manifest.json", "promotion.json"):
+        (folder / "gate" / written_later).unlink()
+    run(path)
+    assert read_json(folder / "gate" / "manifest.json")["result"] == first and first["verdict"] == "promoted"
+    assert (folder / "gate" / "promotion.json").exists()
+    with Store.open(path.parent / "store.db") as store:
+        assert sum(e["kind"] == "model" for e in standing(store, "live").events) == 1
+
+
+def test_wordings_of_one_intent_count_together(tmp_path):
+    path = gated(tmp_path, store=None)
+    checks = []
+    for key in ("null", "intent"):
+        folder, _ = run(path, f"stages.gate.cluster={key}")
+        checks += read_json(folder / "gate" / "manifest.json")["result"]["checks"]
+    alone, together = checks
+    assert together["mean"] == pytest.approx(alone["mean"]) and together["low"] != alone["low"]
+    with pytest.raises(ChatwrightError, match="cluster: no prompt has 'intend'"):
+        run(path, "stages.gate.cluster=intend")
+
+
 def test_a_broken_guardrail_refuses_a_better_model(passed):
     path, _, _ = passed
     parts = "{clean: {rule: 'my_rules:clean'}, garbage: {rule: 'my_rules:garbage', weight: 0}}"
