@@ -12,6 +12,7 @@ import typer
 
 from chatwright.console.experiments import ab_app
 from chatwright.console.screen import StorePlace, console
+from chatwright.core import extras
 
 app = typer.Typer(
     name="chatwright",
@@ -177,6 +178,7 @@ def serve(
 
     SIGTERM and Ctrl-C finish what runs, SIGHUP looks for changed models.
     """
+    extras.require("serve", "serve")
     from chatwright.console import serve as served
 
     told = {"host": host, "port": port, "keys": keys}
@@ -366,7 +368,8 @@ def main() -> None:
     """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        app()
+        with extras.named():
+            app()
     except Exception as error:
         from chatwright.console.ending import explain
 

@@ -21,6 +21,7 @@ from rich.console import Console
 
 from chatwright import __version__
 from chatwright.core import dist
+from chatwright.core.extras import require
 from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json, writes
 from chatwright.core.heart import clear, heart
 from chatwright.core.interrupt import Interrupted, StopFlag
@@ -56,6 +57,8 @@ class Run:
         """
         _known(self.recipe, only, "--only")
         _known(self.recipe, until, "--until")
+        if any(stage.kind == "gate" and stage.store for stage in self.recipe.stages):
+            require("serve", "a gate with a store")
         dist.start(self.recipe.engine.device, self.recipe.engine.timeout)
         with named_os_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
