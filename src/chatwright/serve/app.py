@@ -15,6 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from chatwright import __version__
+from chatwright.core.types import ChatwrightError
 from chatwright.serve.annotation_api import annotation_api
 from chatwright.serve.auth import SCOPES, Gate, bearer, keys_in_force, needs
 from chatwright.serve.book import StoreBook
@@ -56,23 +57,9 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reload = asyncio.Event()
+        app.state.refused = None
         app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
-        if experiment:
-            await asyncio.to_thread(begin, store, experiment)
-        follow = _follower(app, watcher, bool(experiment))
-        name = experiment.name if experiment else LIVE
-        if now := await asyncio.to_thread(found, store, name):
-            await follow(now)
-        if watcher:
-            watcher.settle(fleet)
-        await fleet.start()
-        for arm, model in watcher.wanted.items() if watcher else ():
-            await asyncio.wrap_future(store.add_model(describe(model.place, arm)))
-        look_every = LOOK_EVERY if experiment else math.inf
-        tasks = [
-            asyncio.create_task(_keep_up(app, store, watcher)),
-            asyncio.create_task(watch(store, name, follow, config.refresh, look_every)),
-        ]
+        tasks = await _start(app, store, watcher, experiment)
         try:
             yield
         finally:
@@ -96,6 +83,32 @@ def create_app(
     _add_me(app)
     _surround(app, config)
     return app
+
+
+async def _start(
+    app: FastAPI, store: Store, watcher: Watcher | None, experiment: ExperimentConfig | None
+) -> list[asyncio.Task[None]]:
+    """Load what is to be served, be it the recipe's or promoted since; returns what runs beside the server."""
+    own: Service = app.state.service
+    if experiment:
+        await asyncio.to_thread(begin, store, experiment)
+    follow, name = _follower(app, watcher, bool(experiment)), experiment.name if experiment else LIVE
+    if now := await asyncio.to_thread(found, store, name):
+        await follow(now)
+    if watcher:
+        watcher.settle(own.fleet)
+    try:
+        await own.fleet.start()
+    except ChatwrightError as error:
+        app.state.refused = error
+        raise
+    for arm, model in watcher.wanted.items() if watcher else ():
+        await asyncio.wrap_future(store.add_model(describe(model.place, arm)))
+    look_every = LOOK_EVERY if experiment else math.inf
+    return [
+        asyncio.create_task(_keep_up(app, store, watcher)),
+        asyncio.create_task(watch(store, name, follow, own.config.refresh, look_every)),
+    ]
 
 
 def _add_admin(app: FastAPI, store: Store) -> None:
