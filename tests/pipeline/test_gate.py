@@ -94,6 +94,34 @@ def test_the_next_gate_compares_with_what_was_promoted(passed):
     assert run(path, "stages.gate.limit=9", "stages.gate.least=-1")[1].count("gate: promoted") == 1
 
 
+def test_a_gate_that_was_killed_after_its_promotion_comes_to_the_same_verdict(tmp_path):
+    from chatwright.serve.standing import standing
+    from chatwright.serve.store import Store
+
+    path = gated(tmp_path)
+    folder, _ = run(path)
+    first = read_json(folder / "gate" / "manifest.json")["result"]
+    for written_later in ("manifest.json", "promotion.json"):
+        (folder / "gate" / written_later).unlink()
+    run(path)
+    assert read_json(folder / "gate" / "manifest.json")["result"] == first and first["verdict"] == "promoted"
+    assert (folder / "gate" / "promotion.json").exists()
+    with Store.open(path.parent / "store.db") as store:
+        assert sum(e["kind"] == "model" for e in standing(store, "live").events) == 1
+
+
+def test_wordings_of_one_intent_count_together(tmp_path):
+    path = gated(tmp_path, store=None)
+    checks = []
+    for key in ("null", "intent"):
+        folder, _ = run(path, f"stages.gate.cluster={key}")
+        checks += read_json(folder / "gate" / "manifest.json")["result"]["checks"]
+    alone, together = checks
+    assert together["mean"] == pytest.approx(alone["mean"]) and together["low"] != alone["low"]
+    with pytest.raises(ChatwrightError, match="cluster: no prompt has 'intend'"):
+        run(path, "stages.gate.cluster=intend")
+
+
 def test_a_broken_guardrail_refuses_a_better_model(passed):
     path, _, _ = passed
     parts = "{clean: {rule: 'my_rules:clean'}, garbage: {rule: 'my_rules:garbage', weight: 0}}"
@@ -112,10 +140,10 @@ def test_a_broken_guardrail_refuses_a_better_model(passed):
 def test_gains_and_guards_by_hand():
     ten = [0.0, 1.0] * 20
     up = [x + 0.5 for x in ten]
-    assert gain("reward", {"reward": ten}, {"reward": up}, 0.4).state == "holds"
-    assert gain("reward", {"reward": ten}, {"reward": up}, 0.6).state == "broken"
-    assert gain("reward", {"reward": ten}, {"reward": ten[::-1]}, 0.0).state == "open"
-    assert gain("reward", {"reward": ten}, {"reward": ten}, -0.1).state == "holds"
+    assert gain("reward", {"reward": ten}, {"reward": up}, least=0.4).state == "holds"
+    assert gain("reward", {"reward": ten}, {"reward": up}, least=0.6).state == "broken"
+    assert gain("reward", {"reward": ten}, {"reward": ten[::-1]}, least=0.0).state == "open"
+    assert gain("reward", {"reward": ten}, {"reward": ten}, least=-0.1).state == "holds"
     by = {"facts": ten, "length": [10.0] * 40}
     longer = {"facts": [x - 0.2 for x in ten], "length": [14.0] * 40}
     for score, limit, state in (
@@ -127,9 +155,11 @@ def test_gains_and_guards_by_hand():
         ("facts", Guardrail(worse_by_ratio=3), "holds"),  # 0.5 / 0.3 = 1.7
         ("facts", Guardrail(worse_by_ratio=1.1), "broken"),
     ):
-        assert guard(score, by, longer, limit).state == state, (score, limit)
-    assert guard("facts", by, by, Guardrail(worse_by=0)).state == "holds"
-    assert "asked for: no less than −0.1: broken" in str(guard("facts", by, longer, Guardrail(worse_by=0.1)))
+        assert guard(score, by, longer, limit=limit).state == state, (score, limit)
+    assert guard("facts", by, by, limit=Guardrail(worse_by=0)).state == "holds"
+    assert "asked for: no less than −0.1: broken" in str(
+        guard("facts", by, longer, limit=Guardrail(worse_by=0.1))
+    )
 
 
 @pytest.mark.parametrize(

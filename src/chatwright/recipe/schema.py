@@ -219,6 +219,9 @@ class GateStage(StageBase):
     sampling: SamplingConfig = Field(default_factory=SamplingConfig)
     answers: int = Field(1, ge=1, description="Answers to each prompt; their scores are averaged.")
     limit: int | None = Field(None, ge=1, description="At most so many prompts.")
+    cluster: str | None = Field(
+        None, description="A key of the prompts' `meta`: those alike in it count together in the intervals."
+    )
     store: str | None = Field(
         None, description="The server's store (a file or a URL), where the promotion is written down for it."
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI, Request, Response
@@ -21,7 +23,7 @@ from chatwright.serve.config import ModelConfig, ServeConfig
 from chatwright.serve.conversations import conversations_api
 from chatwright.serve.errors import ApiError, add_handlers
 from chatwright.serve.exchange import Service
-from chatwright.serve.experiment import ExperimentConfig
+from chatwright.serve.experiment import LIVE, ExperimentConfig
 from chatwright.serve.experiment_api import experiment_router
 from chatwright.serve.export_api import export_api
 from chatwright.serve.feedback_api import feedback_api
@@ -32,10 +34,10 @@ from chatwright.serve.models import Find, Watcher, models_api
 from chatwright.serve.openai_api import openai_api, service
 from chatwright.serve.pages import pages
 from chatwright.serve.standing import Standing as Experiment
-from chatwright.serve.standing import begin
+from chatwright.serve.standing import begin, found
 from chatwright.serve.store import Store
 from chatwright.serve.telemetry import Telemetry
-from chatwright.serve.watch import watch
+from chatwright.serve.watch import LOOK_EVERY, watch
 
 logger = logging.getLogger("chatwright.serve")
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -57,18 +59,7 @@ def create_app(
         app.state.reload = asyncio.Event()
         app.state.refused = None
         app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
-        try:
-            await fleet.start()
-        except ChatwrightError as error:
-            app.state.refused = error
-            raise
-        for name, model in watcher.find().items() if watcher else ():
-            await asyncio.wrap_future(store.add_model(describe(model.place, name)))
-        tasks = [asyncio.create_task(_keep_up(app, store, watcher))]
-        if experiment:
-            follow = _follower(app, watcher)
-            await follow(await asyncio.to_thread(begin, store, experiment))
-            tasks.append(asyncio.create_task(watch(store, experiment.name, follow, config.refresh)))
+        tasks = await _start(app, store, watcher, experiment)
         try:
             yield
         finally:
@@ -94,6 +85,32 @@ def create_app(
     return app
 
 
+async def _start(
+    app: FastAPI, store: Store, watcher: Watcher | None, experiment: ExperimentConfig | None
+) -> list[asyncio.Task[None]]:
+    """Load what is to be served, be it the recipe's or promoted since; returns what runs beside the server."""
+    own: Service = app.state.service
+    if experiment:
+        await asyncio.to_thread(begin, store, experiment)
+    follow, name = _follower(app, watcher, bool(experiment)), experiment.name if experiment else LIVE
+    if now := await asyncio.to_thread(found, store, name):
+        await follow(now)
+    if watcher:
+        watcher.settle(own.fleet)
+    try:
+        await own.fleet.start()
+    except ChatwrightError as error:
+        app.state.refused = error
+        raise
+    for arm, model in watcher.wanted.items() if watcher else ():
+        await asyncio.wrap_future(store.add_model(describe(model.place, arm)))
+    look_every = LOOK_EVERY if experiment else math.inf
+    return [
+        asyncio.create_task(_keep_up(app, store, watcher)),
+        asyncio.create_task(watch(store, name, follow, own.config.refresh, look_every)),
+    ]
+
+
 def _add_admin(app: FastAPI, store: Store) -> None:
     """What needs the scope admin."""
     admin = needs("admin")
@@ -102,20 +119,37 @@ def _add_admin(app: FastAPI, store: Store) -> None:
     app.include_router(experiment_router(store, admin))
 
 
-def _follower(app: FastAPI, watcher: Watcher | None) -> Callable[[Experiment], Awaitable[None]]:
-    """What takes an experiment's standing over: who gets which arm, and models promoted into an arm."""
+def _follower(
+    app: FastAPI, watcher: Watcher | None, assigns: bool
+) -> Callable[[Experiment], Awaitable[None]]:
+    """What takes an experiment's standing over: models promoted into an arm and, where this server runs the
+    experiment, who gets which arm.
+    """
 
     async def follow(now: Experiment) -> None:
         own: Service = app.state.service
-        own.fleet.standing = Standing(now.name, now.salt, now.arms)
+        if assigns:
+            own.fleet.standing = Standing(now.name, now.salt, now.arms)
         if watcher:
             served = watcher.find()
             watcher.promoted = {
-                arm: ModelConfig(folder=folder) for arm, folder in now.models.items() if arm in served
+                arm: ModelConfig(folder=folder)
+                for arm, folder in now.models.items()
+                if arm in served and _is_there(arm, folder)
             }
             app.state.reload.set()
 
     return follow
+
+
+def _is_there(arm: str, folder: str) -> bool:
+    """A folder that was promoted on another machine, or deleted since, cannot be served here."""
+    there = Path(folder).is_dir()
+    if there:
+        logger.info("%s: was promoted, and is served from %s", arm, folder)
+    else:
+        logger.error("%s: %s was promoted, but is not on this machine: what was named is served", arm, folder)
+    return there
 
 
 async def _keep_up(app: FastAPI, store: Store, watcher: Watcher | None) -> None:

@@ -16,6 +16,8 @@ Metric = Literal[
     "latency_p95", "first_token_p95",
 ]  # fmt: skip
 """What is measured; `measures.py` says how."""
+LIVE = "live"
+"""What an experiment is called where nobody names it; servers without arms follow its promotions too."""
 
 
 class Guardrail(Config):
@@ -42,7 +44,7 @@ def _guardrails() -> dict[Metric, Guardrail]:
 class ExperimentConfig(Config):
     """An A/B test: arms are the names of served models, shares those of the users."""
 
-    name: str = Field("live", min_length=1, max_length=100, description="What the test is called.")
+    name: str = Field(LIVE, min_length=1, max_length=100, description="What the test is called.")
     arms: dict[str, float] = Field(description="Share of the users by model; together 1.")
     control: str | None = Field(
         None, description="The arm others are compared with; the largest one by default."

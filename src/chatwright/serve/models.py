@@ -14,6 +14,7 @@ from chatwright.serve.backend import Backend
 from chatwright.serve.config import ModelConfig, ServeConfig
 from chatwright.serve.errors import ApiError, refused
 from chatwright.serve.exchange import Service
+from chatwright.serve.fleet import Fleet
 
 Wanted = Mapping[str, ModelConfig]
 Find = Callable[[], Wanted]
@@ -49,10 +50,21 @@ class Watcher:
         """What the experiment put in the place of a recipe's model."""
         self.stamps = {name: stamp(model) for name, model in find().items()}
 
+    @property
+    def wanted(self) -> Wanted:
+        """What is to be served now."""
+        return {**self.find(), **self.promoted}
+
+    def settle(self, fleet: Fleet) -> None:
+        """Before anything is loaded: what was promoted is served from the first request on."""
+        for name, model in self.promoted.items():
+            fleet.backends[name] = backend_of(model, self.config)
+            self.stamps[name] = stamp(model)
+
     async def look(self, service: Service) -> list[tuple[str, ModelConfig]]:
         """Swap every model that changed since the last look; returns them."""
         changed = []
-        for name, model in {**self.find(), **self.promoted}.items():
+        for name, model in self.wanted.items():
             seen = stamp(model)
             if seen != self.stamps.get(name):
                 await service.fleet.swap(name, backend_of(model, self.config))

@@ -90,6 +90,11 @@ def standing(store: Store, name: str) -> Standing:
     )
 
 
+def found(store: Store, name: str) -> Standing | None:
+    """The same; None where there is none of this name."""
+    return standing(store, name) if name in names(store) else None
+
+
 def names(store: Store) -> list[str]:
     """All experiments of a store."""
     with store.engine.connect() as connection:

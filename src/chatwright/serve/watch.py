@@ -11,12 +11,14 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from chatwright.serve.board import Board, make_board
 from chatwright.serve.experiment import ExperimentConfig
-from chatwright.serve.standing import Standing, facts, promote, roll_back, standing
+from chatwright.serve.standing import Standing, facts, found, promote, roll_back, standing
 from chatwright.serve.store import Store
 from chatwright.serve.writer import StoreBusy, StoreFailed
 
 logger = logging.getLogger("chatwright.serve")
 
+LOOK_EVERY = 60.0
+"""Seconds between two looks at the board."""
 SHARE_OF_TIME = 0.02
 """The board is computed at most for this share of the time, however large the store has grown."""
 
@@ -26,10 +28,11 @@ async def watch(
     name: str,
     apply: Callable[[Standing], Awaitable[None]],
     every: float = 5.0,
-    look_every: float = 60.0,
+    look_every: float = LOOK_EVERY,
 ) -> None:
     """Run until cancelled. `apply` gets the standing at the start and whenever it has changed; every
-    `look_every` seconds the board is looked at, and a broken guardrail rolls its arm back.
+    `look_every` seconds the board is looked at, and a broken guardrail rolls its arm back. An experiment that
+    is not there yet may begin at any time.
 
     A store that does not answer is logged and asked again: serving goes on as it was.
     """
@@ -37,8 +40,8 @@ async def watch(
     due = time.monotonic() + look_every
     while True:
         try:
-            now = await asyncio.to_thread(standing, store, name)
-            if now != known:
+            now = await asyncio.to_thread(found, store, name)
+            if now is not None and now != known:
                 await apply(now)
                 known = now
             if time.monotonic() >= due:

@@ -7,12 +7,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from chatwright.core.files import atomic_directory, sha256_of, write_json, write_jsonl
+from chatwright.core.files import atomic_directory, read_json, sha256_of, write_json, write_jsonl
 from chatwright.core.types import ChatwrightError
 from chatwright.evaluate.stats import Interval, bootstrap
 from chatwright.recipe.schema import EvaluateStage, GateStage
@@ -23,6 +23,10 @@ from chatwright.stages.job import Job, Outcome
 LIVE = "live"
 """What the model that is served now is called in the stage's files."""
 State = Literal["holds", "open", "broken"]
+Scores = Mapping[str, Sequence[float]]
+"""{score: a number a prompt}."""
+Groups = Sequence[Hashable] | None
+"""Which prompts count together in the intervals, where some do."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ def run(stage: GateStage, job: Job) -> Outcome:
     job = dataclasses.replace(job, models={**job.models, LIVE: folder})
     comparison = EvaluateStage(
         name=stage.name, kind="evaluate", compare=(LIVE, stage.model), data=stage.data, reward=stage.reward,
-        sampling=stage.sampling, answers=stage.answers, limit=stage.limit,
+        sampling=stage.sampling, answers=stage.answers, limit=stage.limit, cluster=stage.cluster,
     )  # fmt: skip
     outcome = Outcome()
     found = evaluate.answers_of(comparison, job, outcome)
@@ -58,8 +62,9 @@ def run(stage: GateStage, job: Job) -> Outcome:
         {s: evaluate.values(found.answers[name], s, comparison) for s in evaluate.scores_of(comparison)}
         for name in (LIVE, stage.model)
     )
-    checks = [gain(stage.decides, before, after, stage.least)]
-    checks += [guard(score, before, after, limit) for score, limit in stage.guardrails.items()]
+    scores = before, after, found.groups
+    checks = [gain(stage.decides, *scores, least=stage.least)]
+    checks += [guard(score, *scores, limit=limit) for score, limit in stage.guardrails.items()]
     refused = [str(check) for check in checks if check.state != "holds"]
     outcome.result = {
         "verdict": "refused" if refused else "promoted",
@@ -76,21 +81,17 @@ def run(stage: GateStage, job: Job) -> Outcome:
     return outcome
 
 
-def gain(
-    score: str, before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], least: float
-) -> Check:
+def gain(score: str, before: Scores, after: Scores, groups: Groups = None, *, least: float) -> Check:
     """Is the score shown to have gained more than `least`?"""
-    low, high, mean = _change(before[score], after[score])
+    low, high, mean = _change(before[score], after[score], groups)
     state: State = "holds" if low > least else "broken" if high < least else "open"
     return Check(score, f"more than {least:+g}".replace("-", "−"), low, mean, high, state)
 
 
-def guard(
-    score: str, before: Mapping[str, Sequence[float]], after: Mapping[str, Sequence[float]], limit: Guardrail
-) -> Check:
+def guard(score: str, before: Scores, after: Scores, groups: Groups = None, *, limit: Guardrail) -> Check:
     """Is the score shown to be no worse than the limit? Length is worse as it grows, all else as it falls."""
     worse = 1 if score == "length" else -1
-    low, high, mean = _change(before[score], after[score])
+    low, high, mean = _change(before[score], after[score], groups)
     if limit.worse_by is not None:
         asks = f"{'at most' if worse > 0 else 'no less than'} {worse * limit.worse_by:+g}".replace("-", "−")
         by = (low, high) if worse > 0 else (-high, -low)
@@ -102,28 +103,35 @@ def guard(
         asks += " the live model's"
         # large/small is at most r where the mean of large − r·small, which is paired, is at most 0
         small, large = (before[score], after[score]) if worse > 0 else (after[score], before[score])
-        scaled = _change([ratio * x for x in small], large)
+        scaled = _change([ratio * x for x in small], large, groups)
         by, most = (scaled[0], scaled[1]), 0.0
     state: State = "holds" if by[1] <= most else "broken" if by[0] > most else "open"
     return Check(score, asks, low, mean, high, state)
 
 
-def _change(before: Sequence[float], after: Sequence[float]) -> tuple[float, float, float]:
-    found: Interval = bootstrap([a - b for b, a in zip(before, after, strict=True)])
+def _change(before: Sequence[float], after: Sequence[float], groups: Groups) -> tuple[float, float, float]:
+    found: Interval = bootstrap([a - b for b, a in zip(before, after, strict=True)], groups=groups)
     return found.low, found.high, found.mean
 
 
 def live_model(stage: GateStage, job: Job) -> str:
-    """What is served now: the model promoted last in the store, else the one that the recipe names."""
+    """What is served now: the model promoted last in the store, else the one that the recipe names.
+
+    Where this very work promoted it and was killed before it could say so in its manifest, what was served
+    before is meant: compared with itself the new model would be refused.
+    """
     if stage.store is not None:
-        from chatwright.serve.standing import names, standing
+        from chatwright.serve.standing import found
         from chatwright.serve.store import Store
 
         with Store.open(_place(stage.store, job)) as store:
-            if stage.experiment in names(store):
-                promoted = standing(store, stage.experiment).models.get(_arm(stage))
-                if promoted is not None and Path(promoted).is_dir():
-                    return promoted
+            now = found(store, stage.experiment)
+        last = next((e for e in reversed(now.events) if e["kind"] == "model"), None) if now else None
+        if last and last["detail"].get("work") == _work(job):
+            return str(last["detail"]["instead_of"])
+        promoted = now.models.get(_arm(stage)) if now else None
+        if promoted is not None and Path(promoted).is_dir():
+            return promoted
     return job.model(stage.live)
 
 
@@ -144,17 +152,23 @@ def promote(stage: GateStage, job: Job, result: dict[str, Any]) -> None:
         "fingerprint": fingerprint, "instead_of": result["live"], "checks": result["checks"],
     }  # fmt: skip
     if stage.store is not None:
-        from chatwright.serve.standing import names, replace_model, standing
+        from chatwright.serve.standing import found, replace_model
         from chatwright.serve.store import Store
 
         with Store.open(_place(stage.store, job)) as store:
-            known = stage.experiment in names(store)
-            if not known or standing(store, stage.experiment).models.get(_arm(stage)) != str(kept):
-                replace_model(store, stage.experiment, _arm(stage), str(kept), {**about, "by": "gate"})
+            now = found(store, stage.experiment)
+            if now is None or now.models.get(_arm(stage)) != str(kept):
+                detail = {**about, "by": "gate", "work": _work(job)}
+                replace_model(store, stage.experiment, _arm(stage), str(kept), detail)
         job.say(f"{stage.name}: servers of {stage.experiment!r} change to it within seconds")
     write_json(job.directory / "promotion.json", about)
     result["promoted"] = {"folder": str(kept), "fingerprint": fingerprint}
     job.say(f"{stage.name}: promoted: {kept}")
+
+
+def _work(job: Job) -> str:
+    """What a run that was killed and its continuation have in common: the fingerprint of what was begun."""
+    return str(read_json(job.directory / "begun.json")["fingerprint"])
 
 
 def _arm(stage: GateStage) -> str:
