@@ -195,6 +195,7 @@ def test_nothing_yet_and_three_arms():
     facts = Facts([Segment(0.0, three.arms)])
     board = make_board(three, facts, HOUR)
     assert [d.verdict for d in board.decisions] == ["keep", "keep"] and board.sample_ratio == 1.0
+    assert all("nobody is counted yet" in d.en and "nan" not in d.zh for d in board.decisions)
     found = board.as_dict()
     assert found["effects"][0]["difference"] == {"low": -1.0, "mean": None, "high": 1.0}
     requests, thumbs, now = simulate(900, {"chat": 0.5, "small": 0.5, "tiny": 0.1}, three.arms, seed=11)

@@ -5,15 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 import torch
 from packaging.requirements import Requirement
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from chatwright import __version__
+from chatwright.core.extras import command
 
 SOLVERS = ("torch", "transformers", "tokenizers", "peft", "datasets", "pyarrow", "safetensors", "pydantic")
 
@@ -49,21 +52,29 @@ def _machine() -> Table:
 
 
 def _extras() -> Table:
-    """Each extra of the package and the requirements of it that are not installed."""
-    about = importlib.metadata.metadata("chatwright")
-    requirements = [Requirement(line) for line in importlib.metadata.requires("chatwright") or []]
+    """Each extra of the package and what of it is not installed, or too old."""
     table = Table("extra", "state", title="Extras", title_justify="left")
-    for extra in about.get_all("Provides-Extra") or []:
-        wanted = [r for r in requirements if r.marker and r.marker.evaluate({"extra": extra})]
-        missing = [r.name for r in wanted if not _installed(r.name)]
-        state = f"missing {', '.join(missing)}: pip install 'chatwright[{extra}]'" if missing else "installed"
-        table.add_row(extra, state.replace("[", r"\["))
+    for extra in importlib.metadata.metadata("chatwright").get_all("Provides-Extra") or []:
+        lacking = sorted(set(_lacking(extra)))
+        state = f"missing {', '.join(lacking)}: {command(extra)}" if lacking else "installed"
+        table.add_row(extra, escape(state))
     return table
 
 
-def _installed(package: str) -> bool:
-    try:
-        importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return False
-    return True
+def _lacking(extra: str) -> Iterator[str]:
+    """What an extra asks for and is not here, or too old; extras within it are followed."""
+    for line in importlib.metadata.requires("chatwright") or []:
+        wanted = Requirement(line)
+        if wanted.marker is None or not wanted.marker.evaluate({"extra": extra}):
+            continue
+        if wanted.name == "chatwright":
+            for inner in wanted.extras:
+                yield from _lacking(inner)
+            continue
+        try:
+            found = importlib.metadata.version(wanted.name)
+        except importlib.metadata.PackageNotFoundError:
+            yield wanted.name
+            continue
+        if not wanted.specifier.contains(found, prereleases=True):
+            yield f"{wanted.name}{wanted.specifier} ({found} is here)"

@@ -23,8 +23,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from chatwright.core.extras import require
 from chatwright.core.files import named_os_errors, read_jsonl, write_jsonl, writes
-from chatwright.core.types import ChatwrightError, Metrics
+from chatwright.core.types import Metrics
 
 logger = logging.getLogger("chatwright")
 Destination = Literal["tensorboard", "wandb", "mlflow"]
@@ -136,12 +137,8 @@ _WRITERS: dict[str, Any] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow"
 
 
 def _optional(package: str) -> Any:
-    try:
-        return importlib.import_module(package)
-    except ImportError as error:
-        raise ChatwrightError(
-            f"log: {package} needs its extra: pip install 'chatwright[{package}]'"
-        ) from error
+    require(package, f"log: {package}")
+    return importlib.import_module(package)
 
 
 class Meter:

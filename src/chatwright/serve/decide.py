@@ -129,6 +129,12 @@ def decide(
             f"its gain in {name[0]} is shown: {found}, and every guardrail holds",
             f"{name[1]}的增益已证实：{found}，且所有护栏均满足",
         )  # fmt: skip
+    if not users:
+        return Decision(
+            arm, "keep",
+            f"nobody is counted yet for {name[0]}: a user counts {config.window:g} h after they came",
+            f"{name[1]}尚未计入任何用户：用户到来 {config.window:g} 小时后才计入",
+        )  # fmt: skip
     return Decision(
         arm, "keep",
         f"nothing is shown yet about {name[0]} from {users} users: {found}",

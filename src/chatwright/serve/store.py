@@ -24,6 +24,7 @@ from sqlalchemy import Connection, Engine, create_engine, event, insert, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 
+from chatwright.core.extras import require
 from chatwright.core.types import ChatwrightError, Config
 from chatwright.serve import writes
 from chatwright.serve.migrate import upgrade
@@ -174,6 +175,7 @@ def engine_of(url: str) -> Engine:
     place = _url(url)
     codec = partial(json.dumps, ensure_ascii=False)
     if place.get_backend_name() == "postgresql":
+        require("postgres", f"store {shown(url)}")
         place = place.set(drivername="postgresql+psycopg")
         return create_engine(place, json_serializer=codec, pool_pre_ping=True, pool_size=8)
     if place.get_backend_name() != "sqlite":

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from chatwright.core import dist
 from chatwright.core.batch import Batch
+from chatwright.core.extras import require
 from chatwright.core.files import atomic_directory, writes
 from chatwright.core.seeds import derive
-from chatwright.core.types import ChatwrightError
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig
 from chatwright.engine.optim import OptimConfig
@@ -41,12 +41,7 @@ def plain_torch(model: Any, optim: OptimConfig, steps: int, config: EngineConfig
 
 def deepspeed(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, seed: int) -> Engine:
     """DeepSpeed ZeRO; says what is missing where it is not installed."""
-    try:
-        import deepspeed as _  # noqa: F401
-    except ImportError as error:
-        raise ChatwrightError(
-            "engine: deepspeed needs its extra: pip install 'chatwright[deepspeed]'"
-        ) from error
+    require("deepspeed", "engine: {kind: deepspeed}")
     from chatwright.engine.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(model, optim, steps, config, seed)

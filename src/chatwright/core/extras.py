@@ -1,0 +1,65 @@
+"""The package's extras: which modules each brings, and one sentence where some are missing.
+
+The command line imports this first, so what takes time to import (pydantic, behind core.types) waits here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "serve": (
+        "fastapi", "uvicorn", "httpx", "sqlalchemy", "alembic", "prometheus_client", "limits", "llguidance",
+        "phonenumbers", "stdnum", "krippendorff",
+    ),
+    "postgres": ("psycopg",),
+    "trace": ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"),
+    "deepspeed": ("deepspeed",),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+}  # fmt: skip
+"""Modules by extra; pyproject.toml names the packages they come from."""
+
+
+def missing(extra: str) -> list[str]:
+    """The extra's modules that cannot be found here. Nothing is imported but the packages around them."""
+    return [module for module in EXTRAS[extra] if not _found(module)]
+
+
+def require(extra: str, what: str) -> None:
+    """Raise ChatwrightError where something of an extra is missing; `what` is what the user asked for."""
+    from chatwright.core.types import ChatwrightError
+
+    if gone := missing(extra):
+        raise ChatwrightError(f"{what} needs {', '.join(gone)}, not installed here: {command(extra)}")
+
+
+@contextmanager
+def named() -> Iterator[None]:
+    """Turn the import error of an extra's module, raised in the block, into a sentence that names it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        from chatwright.core.types import ChatwrightError
+
+        top = (error.name or "").partition(".")[0]
+        for extra, modules in EXTRAS.items():
+            if top in {module.partition(".")[0] for module in modules}:
+                raise ChatwrightError(
+                    f"this needs {error.name}, not installed here: {command(extra)}"
+                ) from error
+        raise
+
+
+def command(extra: str) -> str:
+    """What installs an extra."""
+    return f"pip install 'chatwright[{extra}]'"
+
+
+def _found(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # a package around it
+        return False
