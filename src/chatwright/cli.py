@@ -119,9 +119,7 @@ def plan(
     ] = None,
     nproc: Annotated[int, typer.Option(min=1, help="Devices that share out each step.")] = 1,
 ) -> None:
-    """Tell what a run will take, before it runs: steps, tokens, memory of each device. Models are reckoned
-    with by their configuration alone; nothing is loaded or trained.
-    """
+    """Tell what a run will take, before it runs. No model is loaded: its configuration is enough."""
     from chatwright.console.costs import bytes_of
     from chatwright.core.log import set_up_logging
     from chatwright.pipeline import Run
@@ -130,8 +128,7 @@ def plan(
 
     set_up_logging(console)
     work = Run(read_recipe(recipe, set_ or []), recipe.resolve().parent, console)
-    memory = bytes_of(device_memory) if device_memory else None
-    print_plan(work.recipe, work.load_data(), work.job, console, nproc, memory)
+    print_plan(work.recipe, work.load_data(), work.job, console, nproc, bytes_of(device_memory))
 
 
 @app.command()

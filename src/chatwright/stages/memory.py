@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import torch
 import torch.nn as nn
 from torch import Tensor
-from transformers.pytorch_utils import Conv1D
 
 from chatwright.core.batch import Batch
 from chatwright.core.memory import Live
 from chatwright.engine.base import EngineConfig
+from chatwright.engine.torch_engine import recompute_activations
 from chatwright.models.blank import blank, without_data
 from chatwright.models.lora import LoraConfig, add_lora
 from chatwright.models.readout import plain, trained_places
@@ -116,7 +116,7 @@ def made(trained: Trained) -> Any:
     if trained.lora:
         model = add_lora(model, trained.lora, 0, scalar=trained.scalar)
     if trained.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        recompute_activations(model)
     return model.train()
 
 

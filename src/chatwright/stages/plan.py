@@ -185,17 +185,19 @@ COLUMNS = {
 def memory_table(needs: Mapping[str, Need], goal: Devices) -> Table:
     """Memory of each device by stage; columns that are 0 throughout are left out."""
     kind = "GPU" if goal.gpu else "process"
-    title = f"Memory of each {kind} in GiB, of {goal.memory / 2**30:.1f} GiB ({goal.ranks} in all)"
+    title = f"Memory of each {kind}, of {amount(goal.memory)} ({goal.ranks} in all)"
     table = Table(title=title, title_justify="left")
     shown = [key for key in COLUMNS if any(getattr(need, key) for need in needs.values())]
     for heading in ("stage", *(COLUMNS[key] for key in shown), "most at once", ""):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
     for name, need in needs.items():
         fits = "[green]fits" if need.total <= goal.memory else "[red]does not fit"
-        table.add_row(name, *(gib(getattr(need, key)) for key in shown), f"[bold]{gib(need.total)}", fits)
+        table.add_row(
+            name, *(amount(getattr(need, key)) for key in shown), f"[bold]{amount(need.total)}", fits
+        )
     return table
 
 
-def gib(size: float) -> str:
-    """A size in GiB."""
-    return f"{size / 2**30:.2f}"
+def amount(size: float) -> str:
+    """A size in GiB, or a small one in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB" if size else ""
