@@ -37,6 +37,11 @@ Files = Annotated[
     list[str],
     typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
 ]
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: stages.sft.optim.lr=1e-4"),
+]
 ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
 SigtermStatus = Annotated[
     int,
@@ -54,11 +59,8 @@ Verbose = Annotated[
 
 @app.command()
 def run(
-    recipe: Annotated[Path, typer.Argument(help="The recipe, a YAML file.")],
-    set_: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Change a value: stages.sft.optim.lr=1e-4"),
-    ] = None,
+    recipe: RecipeFile,
+    set_: Changes = None,
     only: Annotated[str | None, typer.Option(metavar="STAGE", help="Run this stage alone.")] = None,
     until: Annotated[str | None, typer.Option(metavar="STAGE", help="Run up to this stage.")] = None,
     out: Annotated[Path | None, typer.Option(help="Where to write, in place of the recipe's `out`.")] = None,
@@ -105,6 +107,28 @@ def run(
     except Interrupted as stopped:
         raise typer.Exit(ending.stopped(stopped, sigterm_status)) from stopped
     ending.finished(work.directory)
+
+
+@app.command()
+def plan(
+    recipe: RecipeFile,
+    set_: Changes = None,
+    device_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of a device: 80GB, 24GiB; this machine's by default."),
+    ] = None,
+    nproc: Annotated[int, typer.Option(min=1, help="Devices that share out each step.")] = 1,
+) -> None:
+    """Tell what a run will take, before it runs. No model is loaded: its configuration is enough."""
+    from chatwright.console.costs import bytes_of
+    from chatwright.core.log import set_up_logging
+    from chatwright.pipeline import Run
+    from chatwright.recipe.read import read_recipe
+    from chatwright.stages.plan import print_plan
+
+    set_up_logging(console)
+    work = Run(read_recipe(recipe, set_ or []), recipe.resolve().parent, console)
+    print_plan(work.recipe, work.load_data(), work.job, console, nproc, bytes_of(device_memory))
 
 
 @app.command()

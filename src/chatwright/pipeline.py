@@ -25,9 +25,11 @@ from chatwright.core.extras import require
 from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json, writes
 from chatwright.core.heart import clear, heart
 from chatwright.core.interrupt import Interrupted, StopFlag
+from chatwright.core.memory import Watch
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import hash_records as _hash_records
 from chatwright.data.clean import load
+from chatwright.engine.torch_engine import pick_device
 from chatwright.recipe.schema import FreshModel, ModelStage, Recipe, Stage
 from chatwright.stages.fresh import make_base
 from chatwright.stages.job import MODEL, Job, Outcome
@@ -186,14 +188,19 @@ class Run:
         self.console.rule(f"[bold]{name}", align="left", style="dim")
         heart.begin(name)
         began = time.time()
-        outcome: Outcome = work()
+        with Watch().over(pick_device(self.recipe.engine.device)) as watch:
+            outcome: Outcome = work()
+        memory = memory_of(outcome, watch)
+        if "planned" in memory:
+            planned, used = memory["planned"]["total"] / 2**30, memory["peak"] / 2**30
+            self.console.print(f"[dim]memory: {planned:.2f} GiB planned, {used:.2f} used at most[/dim]")
         seconds = outcome.result.pop("seconds", None) or time.time() - began
         manifest = {
             "stage": name, "kind": settings["kind"],
             "objective": settings.get("objective"), "method": settings.get("method"),
             "fingerprint": fingerprint, "inputs": inputs, "config": settings, "seed": self.recipe.seed,
             "seconds": round(seconds, 1), "phases": outcome.phases, "contract": outcome.contract,
-            "result": outcome.result, "data": outcome.data, "sources": outcome.sources,
+            "result": outcome.result, "data": outcome.data, "sources": outcome.sources, "memory": memory,
             "chatwright": __version__,
         }  # fmt: skip
         write_json(directory / "manifest.json", manifest)
@@ -249,6 +256,12 @@ class Run:
                 "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
             },
         }  # fmt: skip
+
+
+def memory_of(outcome: Outcome, watch: Watch) -> dict[str, Any]:
+    """What a stage was planned to take and the most that any rank took, in bytes."""
+    peak = max(dist.everyones([watch.peak]))
+    return {"planned": dict(outcome.planned), "peak": peak} if outcome.planned else {"peak": peak}
 
 
 def inputs_of(stage: Stage) -> set[str]:

@@ -53,6 +53,13 @@ def tokens_at_once(asked: int | None, device: torch.device) -> int:
     return asked or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
 
 
+def recompute_activations(module: Any) -> None:
+    """Let every layer keep its input alone, and run again in the backward pass."""
+    # transformers renames the method on its way to version 6
+    enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 class Frozen:
     """A module that only reads: a reference, or a reward model."""
 
@@ -95,10 +102,7 @@ class TorchEngine(Frozen):
         self.module = module.to(self.device)
         self.optim, self.total_steps, self.seed, self.steps = optim, total_steps, seed, 0
         if optim.gradient_checkpointing:
-            # transformers renames the method on its way to version 6
-            enable: Any = getattr(self.module, "activation_checkpointing_enable", None)
-            enable = enable or self.module.gradient_checkpointing_enable
-            enable({"use_reentrant": False})
+            recompute_activations(self.module)
         self.optimizer: Any = build_optimizer(self.module, optim)
         self._wrap()
 

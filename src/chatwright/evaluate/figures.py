@@ -63,7 +63,7 @@ def figures(run: Path) -> dict[str, Any]:
 def _stage(run: Path, name: str, stage: Mapping[str, Any]) -> dict[str, Any]:
     metrics = rows_of(run, name, "metrics.jsonl")
     last = {k: v for row in metrics for k, v in row.items()}
-    keys = ("kind", "objective", "method", "seconds", "result", "data", "contract", "fingerprint")
+    keys = ("kind", "objective", "method", "seconds", "memory", "result", "data", "contract", "fingerprint")
     about = {key: stage.get(key) for key in keys}
     return {**about, "phases": phases(stage, metrics), "last": last}
 

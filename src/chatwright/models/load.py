@@ -74,7 +74,7 @@ def new_causal_lm(spec: NewModel, tokenizer: Any, seed: int) -> Any:
     """A model with random weights that follow from `seed`."""
     if spec.hidden % spec.heads:
         raise ChatwrightError(f"model: new: heads ({spec.heads}) must divide hidden ({spec.hidden})")
-    config = AutoConfig.for_model(spec.family, **_shape(spec), **_token_ids(tokenizer))
+    config = AutoConfig.for_model(spec.family, **shape_of(spec), **_token_ids(tokenizer))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return AutoModelForCausalLM.from_config(config, attn_implementation="sdpa")
@@ -146,7 +146,7 @@ def _token_ids(tokenizer: Any) -> dict[str, Any]:
     }
 
 
-def _shape(spec: NewModel) -> dict[str, Any]:
+def shape_of(spec: NewModel) -> dict[str, Any]:
     """The spec in the words of the family's own configuration."""
     wide = spec.intermediate
     if spec.family == "gpt2":

@@ -45,13 +45,17 @@ class Sampled:
     dropped: int = field(default=0, init=False)
     """Answers that dynamic sampling threw away in the last round."""
 
+    @property
+    def order(self) -> Epochs:
+        """Which prompts a round asks."""
+        return Epochs(len(self.prompts), self.settings.prompts or 1, derive(self.seed, "prompts"))
+
     def rollouts(self, step: int) -> list[Rollout]:
         """See Source.rollouts. With dynamic sampling, groups without variance are replaced by fresh
         prompts'.
         """
         wanted = self.settings.prompts or 1
-        order = Epochs(len(self.prompts), wanted, derive(self.seed, "prompts"))
-        kept = self._ask([self.prompts[i] for i in order.batch(step - 1)], step, 0)
+        kept = self._ask([self.prompts[i] for i in self.order.batch(step - 1)], step, 0)
         if not self.settings.dynamic_sampling:
             return kept
         first, kept, self.dropped = kept, varied(kept), 0

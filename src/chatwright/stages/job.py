@@ -71,6 +71,9 @@ class Outcome:
     sources: dict[str, str] = field(default_factory=dict)
     """Hashes of the data sources it learned from: what later says which models hold a record."""
 
+    planned: Mapping[str, int] = field(default_factory=dict)
+    """Bytes of each device that the stage was expected to take (stages/memory.Need)."""
+
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Count the block's seconds under a name."""

@@ -1,28 +1,35 @@
-"""What a run will take, before it runs: all up to the first optimizer step is done, nothing is trained."""
+"""What a run will take, before it runs: its data are tokenised, its models exist as shapes alone, nothing is
+trained.
+"""
 
 from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from chatwright.core.interrupt import StopFlag
 from chatwright.core.types import Record
-from chatwright.engine.torch_engine import pick_device, tokens_at_once
-from chatwright.models.vocabulary import CHUNK_ELEMENTS
-from chatwright.recipe.schema import EvaluateStage, FreshModel, GateStage, Recipe, RLStage, Stage, TrainStage
-from chatwright.rl.methods import METHODS, resolve
-from chatwright.stages import build
-from chatwright.stages.fresh import make_base
-from chatwright.stages.job import MODEL, Job, Outcome
-from chatwright.stages.preflight import BYTES_TRAINED
+from chatwright.data.template import Template
+from chatwright.engine.torch_engine import pick_device
+from chatwright.models.blank import configuration
+from chatwright.models.load import load_tokenizer, train_tokenizer
+from chatwright.recipe.schema import EvaluateStage, FreshModel, GateStage, Recipe, RLStage, TrainStage
+from chatwright.rl.methods import resolve
+from chatwright.sampling.choice import chosen
+from chatwright.stages.fresh import texts_of
+from chatwright.stages.job import Job, Outcome
+from chatwright.stages.memory import Need, sizes
+from chatwright.stages.needs import Configs, Place, first_steps, of_practice, of_training, trained_model
 from chatwright.stages.rl import prompt_of
 from chatwright.stages.train import rows_of
 from chatwright.train.objectives import OBJECTIVES
@@ -30,95 +37,167 @@ from chatwright.train.objectives import OBJECTIVES
 MakeJob = Callable[[str, Mapping[str, Sequence[Record]], StopFlag], Job]
 
 
+@dataclass(frozen=True)
+class Devices:
+    """What a run is planned for: so many alike, with `memory` bytes each."""
+
+    ranks: int
+    memory: int
+    gpu: bool
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage has to do: rows of data, optimizer steps (or rounds), tokens in all."""
+
+    rows: int
+    steps: int
+    tokens: int
+    trained: int
+    batches: Sequence[Any]
+    """Some steps' batches, or some prompts' tokens."""
+
+
+def devices(recipe: Recipe, ranks: int, memory: int | None) -> Devices:
+    """What the recipe would find here; with `memory` given, devices of that size, and GPUs unless the recipe
+    asks for the CPU.
+    """
+    name = recipe.engine.device
+    gpu = name.startswith("cuda") or (name == "auto" and (memory is not None or torch.cuda.is_available()))
+    if memory is None and gpu and torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(pick_device(name)).total_memory
+    return Devices(ranks, memory or psutil.virtual_memory().available // ranks, gpu)
+
+
 def print_plan(
-    recipe: Recipe, records: Mapping[str, Sequence[Record]], make_job: MakeJob, console: Console
+    recipe: Recipe,
+    records: Mapping[str, Sequence[Record]],
+    make_job: MakeJob,
+    console: Console,
+    ranks: int = 1,
+    memory: int | None = None,
 ) -> None:
     """Tokenise every stage's data, check its settings, and print steps, tokens, parameters and memory."""
-    with tempfile.TemporaryDirectory(prefix="chatwright-plan-") as scratch:
-        job = make_job("plan", records, StopFlag())
-        job = replace(job, directory=Path(scratch), cache=Path(scratch) / "cache")
-        start = base_model(recipe, job)
-        roots = {stage.name: start for stage in recipe.stages}
-        job = replace(job, models={**job.models, **roots, "base": start})
-        table = Table(title=f"Plan of {recipe.name}", title_justify="left")
-        for heading in ("stage", "what", "rows", "steps", "tokens", "trained", "memory, about"):
-            table.add_column(heading)
-        for stage in recipe.stages:
-            table.add_row(stage.name, *row_of(stage, job))
-    console.print(table)
+    goal = devices(recipe, ranks, memory)
+    with scratch(recipe, records, make_job) as job:
+        place, trained = place_of(recipe, goal), trained_stages(recipe)
+        works = {stage.name: work_of(stage, job) for stage in trained}
+        needs = {stage.name: need_of(stage, works[stage.name], job, place) for stage in trained}
+    console.print(table_of(recipe, works, records))
+    if needs:
+        console.print(memory_table(needs, goal))
     console.print("Everything fits together; nothing was trained or written.", highlight=False)
 
 
+@contextmanager
+def scratch(recipe: Recipe, records: Mapping[str, Sequence[Record]], make_job: MakeJob) -> Iterator[Job]:
+    """A job in a folder that vanishes, in which every stage's model is the recipe's own (of its shape)."""
+    with tempfile.TemporaryDirectory(prefix="chatwright-plan-") as folder:
+        job = make_job("plan", records, StopFlag())
+        job = replace(job, directory=Path(folder), cache=Path(folder) / "cache")
+        start = base_model(recipe, job)
+        roots: dict[str, str] = {"base": start}
+        for stage in recipe.stages:
+            source = getattr(stage, "from_", None)
+            roots[stage.name] = roots.get(source or "base", source or start)
+        yield replace(job, models={**job.models, **roots})
+
+
 def base_model(recipe: Recipe, job: Job) -> str:
-    """The recipe's model; a new one is made in the scratch folder, so that its tokenizer can count."""
+    """The recipe's model; of a new one the tokenizer and the shape, in the scratch folder."""
     if not isinstance(recipe.model, FreshModel):
         return job.model("base")
     used = {name for stage in recipe.stages if isinstance(stage, TrainStage | RLStage) for name in stage.data}
-    texts = {name: job.data[name] for name in sorted(used)}
-    make_base(recipe.model.new, replace(job, directory=job.directory / "base", data=texts))
-    return str(job.directory / "base" / MODEL)
+    texts = [text for name in sorted(used) for record in job.data[name] for text in texts_of(record)]
+    spec, folder = recipe.model.new, job.directory / "base"
+    tokenizer = train_tokenizer(texts, spec.vocab)
+    tokenizer.save_pretrained(folder)
+    configuration(spec.model_copy(update={"vocab": len(tokenizer)})).save_pretrained(folder)
+    return str(folder)
 
 
-def row_of(stage: Stage, job: Job) -> tuple[str, ...]:
-    """A stage's line of the table."""
-    if isinstance(stage, EvaluateStage | GateStage):
-        prompts = sum(len(job.data[name]) for name in stage.data)
-        return stage.kind, str(prompts), "", "", "", ""
-    if not isinstance(stage, TrainStage | RLStage):
-        return stage.kind, "", "", "", "", ""
-    policy = build.policy(job, "base", stage.lora)
-    whole = sum(p.numel() for p in policy.model.parameters())
-    trained = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+def place_of(recipe: Recipe, goal: Devices) -> Place:
+    """The recipe's engine on these devices."""
+    kind, vllm = recipe.sampler.kind, 0
+    if goal.gpu and kind != "local":
+        kind, _ = chosen(recipe.sampler, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        vllm = int(recipe.sampler.memory * goal.memory) if kind == "vllm" and not recipe.sampler.url else 0
+    return Place(recipe.engine, goal.ranks, goal.gpu, vllm)
+
+
+def work_of(stage: TrainStage | RLStage, job: Job) -> Work:
+    """Rows, steps and tokens of a stage, its data tokenised."""
+    template = Template.from_tokenizer(load_tokenizer(job.model(stage.from_)), job.template)
+    trained = sizes(trained_model(stage, Configs(job), job.engine)).trained
     if isinstance(stage, RLStage):
-        return _practice(stage, job, whole, trained)
-    objective = OBJECTIVES[stage.objective]
-    rows, _ = rows_of(stage, job, objective, policy.template, Outcome())
-    tokens = sum(len(row["ids"]) + len(row.get("other_ids") or ()) for row in rows.rows)
+        settings = resolve(stage.method, stage.settings, stage.preset)
+        prompts = [prompt_of(record, stage.name) for name in stage.data for record in job.data[name]]
+        asked = settings.prompts or 1
+        tokens = [template.prompt_ids(p.messages) for p in prompts[: 4 * asked]]
+        most = asked * (settings.answers or 1) * stage.steps * stage.sampling.max_tokens
+        return Work(len(prompts), stage.steps, most, trained, tokens)
+    rows, _ = rows_of(stage, job, OBJECTIVES[stage.objective], template, Outcome())
+    tokens_ = sum(len(row["ids"]) + len(row.get("other_ids") or ()) for row in rows.rows)
     steps = stage.steps or max(1, math.ceil(stage.epochs * len(rows.rows) / stage.batch))
-    seen = tokens * steps * stage.batch / len(rows.rows)
-    copies = 2 if objective.needs_reference and not stage.lora else 1
-    memory = estimate(policy.model, trained, whole * copies, at_once(stage, job))
-    return (
-        stage.objective,
-        f"{len(rows.rows):,}",
-        f"{steps:,}",
-        f"{seen:,.0f}",
-        _count(trained),
-        _size(memory),
-    )
+    seen = round(tokens_ * steps * stage.batch / len(rows.rows))
+    return Work(len(rows.rows), steps, seen, trained, first_steps(rows, steps))
 
 
-def _practice(stage: RLStage, job: Job, whole: int, trained: int) -> tuple[str, ...]:
+def need_of(stage: TrainStage | RLStage, work: Work, job: Job, place: Place) -> Need:
+    """A stage's memory."""
+    if isinstance(stage, TrainStage):
+        return of_training(stage, Configs(job), place, work.batches)
     settings = resolve(stage.method, stage.settings, stage.preset)
-    prompts = [prompt_of(record, stage.name) for name in stage.data for record in job.data[name]]
-    answers = (settings.prompts or 1) * (settings.answers or 1) * stage.steps
-    critic = METHODS[stage.method].critic
-    models = 2 + 2 * critic  # policy and reference, critic and reward model
-    policy = build.policy(job, "base", stage.lora)
-    memory = estimate(policy.model, trained * (2 if critic else 1), whole * models, at_once(stage, job))
-    most = f"up to {answers * stage.sampling.max_tokens:,}"
-    return stage.method, f"{len(prompts):,}", f"{stage.steps:,}", most, _count(trained), _size(memory)
+    return of_practice(stage, settings, Configs(job), place, work.batches[: settings.prompts or 1])
 
 
-def at_once(stage: TrainStage | RLStage, job: Job) -> int:
-    """Tokens of a micro-batch."""
-    return tokens_at_once(stage.optim.micro_tokens, pick_device(job.engine.device))
+def trained_stages(recipe: Recipe) -> list[TrainStage | RLStage]:
+    """The stages that train a model."""
+    return [stage for stage in recipe.stages if isinstance(stage, TrainStage | RLStage)]
 
 
-def estimate(model: Any, trained: int, held: int, micro_tokens: int) -> float:
-    """Bytes: trained parameters with gradients and Adam's moments, frozen ones, activations, logits.
+def table_of(recipe: Recipe, works: Mapping[str, Work], records: Mapping[str, Sequence[Record]]) -> Table:
+    """What is to be done."""
+    table = Table(title=f"Plan of {recipe.name}", title_justify="left")
+    for heading in ("stage", "what", "rows", "steps", "tokens", "trained"):
+        table.add_column(heading)
+    for stage in recipe.stages:
+        if isinstance(stage, TrainStage | RLStage):
+            work, most = works[stage.name], "up to " if isinstance(stage, RLStage) else ""
+            what = stage.method if isinstance(stage, RLStage) else stage.objective
+            counts = f"{work.rows:,}", f"{work.steps:,}", f"{most}{work.tokens:,}"
+            table.add_row(stage.name, what, *counts, f"{work.trained / 1e6:.2f} M")
+        elif isinstance(stage, EvaluateStage | GateStage):
+            prompts = [len(records[name]) for name in stage.data]
+            table.add_row(stage.name, stage.kind, str(sum(prompts)), "", "", "")
+        else:
+            table.add_row(stage.name, stage.kind, "", "", "", "")
+    return table
 
-    Activations are counted as 16 vectors of the model's width a token and layer, logits as three chunks.
-    """
-    config = model.config.get_text_config()
-    size = torch.finfo(model.dtype).bits // 8
-    activations = micro_tokens * config.num_hidden_layers * config.hidden_size * 16 * size
-    return trained * BYTES_TRAINED + max(held - trained, 0) * size + activations + 3 * CHUNK_ELEMENTS * 4
+
+COLUMNS = {
+    "weights": "weights", "gradients": "gradients", "optimizer": "optimizer", "frozen": "frozen models",
+    "activations": "activations", "logits": "logits", "sampler": "sampler", "cache": "KV cache",
+    "buffers": "buffers", "host": "on the host",
+}  # fmt: skip
 
 
-def _count(parameters: int) -> str:
-    return f"{parameters / 1e6:.2f} M"
+def memory_table(needs: Mapping[str, Need], goal: Devices) -> Table:
+    """Memory of each device by stage; columns that are 0 throughout are left out."""
+    kind = "GPU" if goal.gpu else "process"
+    title = f"Memory of each {kind}, of {amount(goal.memory)} ({goal.ranks} in all)"
+    table = Table(title=title, title_justify="left")
+    shown = [key for key in COLUMNS if any(getattr(need, key) for need in needs.values())]
+    for heading in ("stage", *(COLUMNS[key] for key in shown), "most at once", ""):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for name, need in needs.items():
+        fits = "[green]fits" if need.total <= goal.memory else "[red]does not fit"
+        table.add_row(
+            name, *(amount(getattr(need, key)) for key in shown), f"[bold]{amount(need.total)}", fits
+        )
+    return table
 
 
-def _size(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+def amount(size: float) -> str:
+    """A size in GiB, or a small one in MiB."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB" if size else ""

@@ -4,12 +4,14 @@ the run.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import psutil
+import torch
 import torch.nn as nn
 from torch import Tensor
 
@@ -17,10 +19,9 @@ from chatwright.core.batch import Batch
 from chatwright.core.files import write_json
 from chatwright.core.types import ChatwrightError, Rollout
 from chatwright.data.template import Template
+from chatwright.engine.torch_engine import pick_device
 from chatwright.stages.job import Job
-
-BYTES_TRAINED = 16
-"""Bytes a trained float32 parameter takes: weight, gradient and Adam's two moments."""
+from chatwright.stages.memory import Need
 
 
 @dataclass(frozen=True)
@@ -55,19 +56,19 @@ class Preflight:
         names = ", ".join(finding.name for finding in self.findings)
         self.job.say(f"[dim]preflight: {len(self.findings)} checks passed ({names})[/dim]")
 
-    def room(self, model: nn.Module, copies: int = 1) -> None:
-        """Memory for the trained model and its `copies` in all, disk for two checkpoints and the result."""
-        trained = sum(_size(p) for p in model.parameters() if p.requires_grad)
-        whole = sum(_size(p) * p.element_size() for p in model.parameters())
-        memory = trained * BYTES_TRAINED + whole * (copies - 1)
-        free = psutil.virtual_memory().available
+    def room(self, model: nn.Module, need: Need) -> None:
+        """Memory for what the stage will take, disk for two checkpoints and the result."""
+        device = pick_device(self.job.engine.device)
+        free, taken = room_on(device), sum(_whole(p) * p.element_size() for p in model.parameters())
+        wanted = need.total - taken  # the model is there already
         self.check(
             "memory",
-            memory < free,
-            f"about {_gib(memory)} needed, {_gib(free)} free",
-            "Use lora or a smaller model",
+            wanted < free,
+            f"about {_gib(wanted)} more needed, {_gib(free)} free",
+            "`chatwright plan` tells which settings fit",
         )
-        disk = trained * 12 * 2 + whole * 2
+        trained = sum(_whole(p) for p in model.parameters() if p.requires_grad)
+        disk = trained * 12 * 2 + taken * 2
         left = shutil.disk_usage(_existing(self.job.directory)).free
         self.check(
             "disk",
@@ -112,7 +113,14 @@ class Preflight:
         )
 
 
-def _size(parameter: nn.Parameter) -> int:
+def room_on(device: torch.device) -> int:
+    """Bytes that are free there now; processes of one machine share its memory."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def _whole(parameter: nn.Parameter) -> int:
     """Its elements on all ranks together."""
     return int(getattr(parameter, "ds_numel", parameter.numel()))
 

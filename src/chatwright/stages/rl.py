@@ -29,6 +29,8 @@ from chatwright.rl.sources import Sampled
 from chatwright.stages import build
 from chatwright.stages.hooks import Saver, resume, together
 from chatwright.stages.job import Job, Outcome
+from chatwright.stages.memory import Need
+from chatwright.stages.needs import Configs, here, of_practice
 from chatwright.stages.preflight import Preflight
 from chatwright.train.checkpoint import Checkpoints
 from chatwright.train.objectives import NoSettings, sft_loss
@@ -49,6 +51,8 @@ def run(stage: RLStage, job: Job) -> Outcome:
     with outcome.phase("set up"):
         source = source_of(stage, settings, job, start_from)
         algorithm = algorithm_of(stage, settings, job, start_from)
+    need = need_of(stage, settings, source, start_from, job)
+    outcome.planned = need.as_dict()
     checkpoints = Checkpoints(job.directory / "checkpoints")
     savers, loaders = parts_of(algorithm)
     start, state = resume(checkpoints, loaders, job)
@@ -57,7 +61,7 @@ def run(stage: RLStage, job: Job) -> Outcome:
     source.publish(algorithm.policy.weights())
     outcome.contract = contract(stage.method, settings, stage.sampling.temperature)
     if start == 0:
-        look_first(algorithm, source, stage, job)
+        look_first(algorithm, source, stage, job, need)
     tracker = Tracker(job.directory, start, job.log, f"{job.run}-{stage.name}")
     meter = Meter(job.console, stage.name, stage.steps, start, SHOWN)
     saver = Saver(checkpoints, savers, algorithm.state, stage.save_every, job.stop)
@@ -153,10 +157,17 @@ def parts_of(algorithm: PolicyGradient) -> tuple[Parts, Parts]:
     return saved, loaded
 
 
-def look_first(algorithm: PolicyGradient, source: Sampled, stage: RLStage, job: Job) -> None:
+def need_of(stage: RLStage, settings: RLConfig, source: Sampled, start: build.Policy, job: Job) -> Need:
+    """The stage's memory, by the prompts of its first round."""
+    asked = [source.prompts[i] for i in source.order.batch(0)]
+    prompts = [start.template.prompt_ids(prompt.messages) for prompt in asked]
+    return of_practice(stage, settings, Configs(job), here(job), prompts)
+
+
+def look_first(algorithm: PolicyGradient, source: Sampled, stage: RLStage, job: Job, need: Need) -> None:
     """Preflight: a first round is drawn and looked at; nothing is learned from it."""
     preflight = Preflight(job)
-    preflight.room(algorithm.policy.module, copies=4 if algorithm.critic else 2)
+    preflight.room(algorithm.policy.module, need)
     rollouts = source.rollouts(1)
     batch = collate(rollouts, algorithm.settings, algorithm.max_tokens, algorithm.pad_id)
     ours = algorithm.policy.infer(batch, lambda m, b: token_logprobs(m, b, algorithm.temperature))

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from chatwright.core.batch import Batch
@@ -16,7 +15,7 @@ from chatwright.core.files import write_jsonl
 from chatwright.core.log import Meter, Tracker
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
-from chatwright.data.batches import Epochs, encode
+from chatwright.data.batches import encode
 from chatwright.data.clean import content_of
 from chatwright.data.mix import mix, split
 from chatwright.data.template import Template
@@ -26,39 +25,16 @@ from chatwright.recipe.schema import TrainStage
 from chatwright.stages import build
 from chatwright.stages.hooks import Saver, every, resume, together
 from chatwright.stages.job import Job, Outcome
+from chatwright.stages.memory import Need
+from chatwright.stages.needs import Configs, first_steps, here, of_training
 from chatwright.stages.preflight import Preflight
+from chatwright.stages.rows import Rows
 from chatwright.train import presets
 from chatwright.train.checkpoint import Checkpoints
 from chatwright.train.loop import fit, measure
 from chatwright.train.objectives import OBJECTIVES, Objective
 
 SHOWN = ("loss", "accuracy", "lr")
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Encoded rows and how to make step batches of them; a step's number decides its rows."""
-
-    rows: Sequence[Any]
-    objective: Objective
-    pad_id: int
-    batch: int
-    seed: int
-
-    def at(self, numbers: Sequence[int]) -> Batch:
-        """Some rows as a batch."""
-        return self.objective.collate([self.rows[i] for i in numbers], self.pad_id)
-
-    def steps(self, start: int, total: int) -> Iterator[Batch]:
-        """The batches of steps start + 1 … total."""
-        order = Epochs(len(self.rows), self.batch, self.seed)
-        for step in range(start, total):
-            yield self.at(order.batch(step))
-
-    def all(self) -> Iterator[Batch]:
-        """Every row once, in order."""
-        for i in range(0, len(self.rows), self.batch):
-            yield self.at(range(i, min(i + self.batch, len(self.rows))))
 
 
 def run(stage: TrainStage, job: Job) -> Outcome:
@@ -83,10 +59,12 @@ def run(stage: TrainStage, job: Job) -> Outcome:
     def annotated(batches: Iterator[Batch]) -> Iterator[Batch]:
         return (objective.annotate(batch, engine, reference, settings) for batch in batches)
 
+    need = of_training(stage, Configs(job), here(job), first_steps(rows, total))
+    outcome.planned = need.as_dict()
     checkpoints = Checkpoints(job.directory / "checkpoints")
     start, _ = resume(checkpoints, {"engine": engine.load}, job)
     if start == 0:
-        look_first(engine, next(rows.steps(0, 1)), start_from.template, stage, job)
+        look_first(engine, next(rows.steps(0, 1)), start_from.template, stage, job, need)
     tracker = Tracker(job.directory, start, job.log, f"{job.run}-{stage.name}")
     meter = Meter(job.console, stage.name, total, start, SHOWN)
 
@@ -145,10 +123,12 @@ def rows_of(
     return made[0], made[1]
 
 
-def look_first(engine: Engine, batch: Batch, template: Template, stage: TrainStage, job: Job) -> None:
+def look_first(
+    engine: Engine, batch: Batch, template: Template, stage: TrainStage, job: Job, need: Need
+) -> None:
     """Preflight: room, something to train, ends of turn among it."""
     preflight = Preflight(job)
-    preflight.room(engine.module)
+    preflight.room(engine.module, need)
     preflight.mask(batch, template, spoken=stage.objective != "pretrain")
     preflight.conclude()
 

@@ -1,0 +1,102 @@
+"""Bytes: what a computation will need, found by running it without data, and what a process does need."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psutil
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of the tensors that operations make, as long as they live, and the most there were.
+
+    Together with fake tensors, which have a shape and no data, it tells what a forward and backward pass
+    will take without taking it. What a kernel uses inside itself is not seen.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._known: dict[int, Any] = {}
+
+    def forget(self, tensors: Iterator[Tensor]) -> None:
+        """Tensors that were there before and are not to be counted."""
+        for tensor in tensors:
+            self._known[tensor.untyped_storage()._cdata] = None
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(found):
+            if isinstance(tensor, Tensor):
+                self._count(tensor)
+        return found
+
+    def _count(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key, size = storage._cdata, storage.nbytes()
+        if key in self._known:
+            return
+
+        def gone(_: Any) -> None:
+            self.now -= size
+            del self._known[key]
+
+        self._known[key] = weakref.ref(storage, gone)
+        self.now += size
+        self.peak = max(self.peak, self.now)
+
+
+class Watch:
+    """The most bytes that the block took above what was taken when it began; on a GPU that device's, else the
+    process's, looked at a hundred times a second.
+    """
+
+    def __init__(self) -> None:
+        self.peak = 0
+
+    @contextmanager
+    def over(self, device: torch.device) -> Iterator[Watch]:
+        """Watch while the block runs."""
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
+            before = torch.cuda.memory_allocated(device)
+            try:
+                yield self
+            finally:
+                self.peak = torch.cuda.max_memory_allocated(device) - before
+            return
+        give_back()
+        me, over = psutil.Process(), threading.Event()
+        before = me.memory_info().rss
+
+        def look() -> None:
+            while True:
+                self.peak = max(self.peak, me.memory_info().rss - before)
+                if over.wait(0.01):
+                    return
+
+        watcher = threading.Thread(target=look, daemon=True)
+        watcher.start()
+        try:
+            yield self
+        finally:
+            over.set()
+            watcher.join()
+
+
+def give_back() -> None:
+    """Return memory that is free to the system, where the C library can."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

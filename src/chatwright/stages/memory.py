@@ -1,0 +1,216 @@
+"""What a stage will take of every device: one arithmetic for the plan, the preflight and the report.
+
+Models, gradients and optimizer state are counted. What a step makes and keeps on its way (activations,
+logits, gradients as they come) is found by running the step's own code on tensors without data
+(core/memory.py), so it is right for any family, LoRA, checkpointing and number format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.nn as nn
+from torch import Tensor
+
+from chatwright.core.batch import Batch
+from chatwright.core.memory import Live
+from chatwright.engine.base import EngineConfig
+from chatwright.engine.torch_engine import recompute_activations
+from chatwright.models.blank import blank, without_data
+from chatwright.models.lora import LoraConfig, add_lora
+from chatwright.models.readout import plain, trained_places
+from chatwright.models.trunk import Layout, lay_end_to_end, lean, run
+from chatwright.models.vocabulary import CHUNK_ELEMENTS, VocabularyHead, read_out, weighted_sum
+
+Reading = Literal["sum", "tokens", "score", "value"]
+"""What a loss reads: Σ log p, log p by token, one score a row, a value by token."""
+BUCKET = 500_000_000
+"""Elements that DeepSpeed gathers before ranks exchange them, by default."""
+LIVE = 1_000_000_000
+"""Weights that DeepSpeed's stage 3 keeps together at once, by default."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """Bytes on one device."""
+
+    weights: int = 0
+    gradients: int = 0
+    optimizer: int = 0
+    frozen: int = 0
+    """Models that only read: reference, reward models."""
+    activations: int = 0
+    logits: int = 0
+    sampler: int = 0
+    """The sampler's own copies of weights."""
+    cache: int = 0
+    """Keys and values of the answers that grow."""
+    buffers: int = 0
+    """Of the backend: what travels between ranks."""
+    host: int = 0
+    """Offloaded, in the machine's memory in place of the device's."""
+
+    @property
+    def held(self) -> int:
+        """What stays through the stage."""
+        return self.weights + self.optimizer + self.frozen + self.sampler + self.buffers
+
+    @property
+    def total(self) -> int:
+        """The most at one moment: answers are drawn and steps are taken in turn."""
+        return self.held + max(self.gradients + self.activations + self.logits, self.cache)
+
+    def as_dict(self) -> dict[str, int]:
+        """For a manifest."""
+        return {**{k: v for k, v in vars(self).items() if v}, "total": self.total}
+
+
+class Trained(NamedTuple):
+    """A model that is trained: its configuration and how."""
+
+    config: Any
+    dtype: Literal["float32", "bfloat16"]
+    scalar: bool
+    lora: LoraConfig | None
+    checkpointing: bool
+
+
+class Size(NamedTuple):
+    """Elements of a model: all, those that are trained, those of linear maps and the vocabulary head."""
+
+    whole: int
+    trained: int
+    projections: int
+
+
+class Step(NamedTuple):
+    """Bytes of a forward and backward pass besides the weights."""
+
+    gradients: int
+    activations: int
+    logits: int
+
+
+def size_of(model: nn.Module) -> Size:
+    """Counted on the module as it is; parts that ZeRO has spread count whole."""
+    count: dict[Any, int] = {p: int(getattr(p, "ds_numel", p.numel())) for p in model.parameters()}
+    linear: dict[Any, None] = {
+        m.weight: None for m in model.modules() if isinstance(m, nn.Linear) or hasattr(m, "nf")
+    }
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    if head is not None:
+        linear[head.weight] = None
+    return Size(
+        sum(count.values()),
+        sum(n for p, n in count.items() if p.requires_grad),
+        sum(count[p] for p in linear),
+    )
+
+
+def made(trained: Trained) -> Any:
+    """The model, without data."""
+    model = blank(trained.config, trained.dtype, trained.scalar)
+    if trained.lora:
+        model = add_lora(model, trained.lora, 0, scalar=trained.scalar)
+    if trained.checkpointing:
+        recompute_activations(model)
+    return model.train()
+
+
+def sizes(trained: Trained) -> Size:
+    """Of a model that need not exist."""
+    return size_of(made(trained))
+
+
+def step_of(trained: Trained, reading: Reading, part: Batch, packed: bool, parts: int = 2) -> Step:
+    """A micro-batch of a step of `parts` micro-batches: from the second on, gradients are there already."""
+    layout = lay_end_to_end(part) if packed else None
+    row, column = _places(reading, part)
+    model = made(trained)
+    with without_data(model) as mode:
+        packed = packed and lean(plain(model))
+        live = Live()
+        live.forget(_tensors(model))
+        fake = {
+            name: mode.from_tensor(x) for name, x in {"row": row, "column": column, "ids": part.ids}.items()
+        }
+        with live:
+            for _ in range(min(parts, 2)):
+                if packed and layout is not None:
+                    wanted = mode.from_tensor(layout.place[row, column])
+                    ids, positions, place = (mode.from_tensor(x) for x in layout[:3])
+                    laid = Layout(ids, positions, place, layout.segments)
+                    states = run(plain(model), laid, wanted)
+                else:
+                    states = _padded(model, fake["ids"])[fake["row"], fake["column"]]
+                _read(model, states, reading).backward()  # type: ignore[no-untyped-call]
+                del states
+        gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
+        head = plain(model).get_output_embeddings() if reading in ("sum", "tokens") else None
+        vocabulary = 0 if head is None else int(head.weight.shape[0])
+    logits = 4 * vocabulary * min(len(row), max(1, CHUNK_ELEMENTS // max(vocabulary, 1)))
+    return Step(gradients, max(live.peak - gradients - logits, 0), logits)
+
+
+def _places(reading: Reading, part: Batch) -> tuple[Tensor, Tensor]:
+    """Where states are read."""
+    if reading == "score":
+        return torch.arange(len(part.ids)), part.lengths - 1
+    row, column = trained_places(part)
+    return row, column - 1
+
+
+def _padded(model: Any, ids: Tensor) -> Tensor:
+    whole = plain(model)
+    return getattr(whole, whole.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
+
+
+def _read(model: Any, states: Tensor, reading: Reading) -> Tensor:
+    """A scalar that depends on the states as the loss does."""
+    if reading in ("score", "value"):
+        return plain(model).score(states).float().sum()
+    head = VocabularyHead(plain(model), 1.0)
+    targets = torch.zeros(len(states), dtype=torch.long)
+    if reading == "sum":
+        return weighted_sum(head, states, targets, torch.ones(len(states)))
+    return read_out(head, states, targets, True)[0].sum()
+
+
+def _tensors(model: nn.Module) -> Iterator[Tensor]:
+    yield from model.parameters()
+    yield from model.buffers()
+
+
+def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
+    """Weights, optimizer state and buffers of a trained model on one of `ranks` devices."""
+    width = 2 if engine.dtype == "bfloat16" else 4
+    if engine.kind == "torch":
+        return Need(weights=size.whole * width, optimizer=2 * width * size.trained)
+    zero, share = engine.zero, ranks if engine.zero else 1
+    # ZeRO keeps a float32 copy of what it trains beside Adam's two moments; stage 0 only for bfloat16
+    copies = 3 if zero or width == 2 else 2
+    state = copies * 4 * size.trained // share
+    spread = size.whole // ranks if zero == 3 else size.whole
+    weights = spread * width
+    bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * width
+    buffers = bucket if ranks > 1 or zero else 0
+    if zero:
+        buffers += size.trained * width // share  # the gradients of what this rank updates
+    if zero == 3:
+        buffers += min(_set(engine, "stage3_max_live_parameters", LIVE), size.whole) * width
+    host = 0
+    if engine.offload == "cpu":
+        state, host = 0, state
+    elif engine.offload == "nvme":
+        state = 0
+    if engine.offload_weights:
+        weights, host = 0, host + (weights if engine.offload_weights == "cpu" else 0)
+    return Need(weights=weights, optimizer=state, buffers=buffers, host=host)
+
+
+def _set(engine: EngineConfig, key: str, default: int) -> int:
+    """A size in DeepSpeed's own settings."""
+    return int(engine.deepspeed.get("zero_optimization", {}).get(key, default))

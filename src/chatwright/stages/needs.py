@@ -1,0 +1,245 @@
+"""What each kind of stage holds, and which micro-batch of it is the largest."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from chatwright.core import dist
+from chatwright.core.batch import Batch
+from chatwright.core.types import Rollout
+from chatwright.engine.base import EngineConfig
+from chatwright.engine.torch_engine import CPU_PART, CPU_TOKENS, GPU_PART, GPU_TOKENS, pick_device
+from chatwright.models.blank import configuration
+from chatwright.models.trunk import FAMILIES as LEAN
+from chatwright.recipe.schema import RLStage, TrainStage
+from chatwright.rl.config import RLConfig
+from chatwright.rl.experience import collate
+from chatwright.rl.methods import METHODS
+from chatwright.sampling.cache import STEP
+from chatwright.sampling.choice import chosen
+from chatwright.sampling.families import FAMILIES as SAMPLED
+from chatwright.stages.job import Job
+from chatwright.stages.memory import Need, Reading, Size, Step, Trained, held, sizes, step_of
+from chatwright.stages.rows import Rows
+from chatwright.train.objectives import OBJECTIVES
+
+LOOKED_AT = 4
+"""Steps whose micro-batches are looked at for the largest one."""
+SAMPLER_ROWS, PREFILL = 128, 2048
+"""Answers that grow at once in our own sampler, and prompt tokens that it runs at once."""
+HEAP = 1.55
+"""On a CPU, how much memory a step's tensors take for each byte of them that is alive: blocks of unlike sizes
+come and go, and leave holes in the C library's heap (measured on Llamas of 24 to 55 million parameters: 1.52
+to 1.64; giving every block pages of its own would avoid it, and costs a quarter of the speed)."""
+READINGS: dict[str, Reading] = {"pretrain": "sum", "sft": "sum", "reward_model": "score"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage is to run: the backend, on `ranks` devices of this kind."""
+
+    engine: EngineConfig
+    ranks: int
+    gpu: bool
+    vllm: int = 0
+    """Bytes that vLLM in process takes of a device."""
+
+    def packed(self, config: Any) -> bool:
+        """Does a model of this configuration run without padding here (models/trunk.py)?"""
+        spread = self.engine.kind == "deepspeed" and self.engine.zero == 3
+        kinds = {name.removesuffix("Model").lower() for name in LEAN}
+        return not self.gpu and not spread and config.model_type in kinds
+
+    def largest(self, batches: Sequence[Batch], asked: int | None, packed: bool) -> tuple[Batch, int]:
+        """The largest micro-batch that a rank gets of some steps, and how many of a step there are."""
+        tokens = asked or (GPU_TOKENS if self.gpu else CPU_TOKENS)
+        best: tuple[int, Batch, int] | None = None
+        for batch in batches:
+            if self.ranks == 1:
+                parts = batch.micro_batches(tokens, packed, GPU_PART if self.gpu else CPU_PART)
+            else:
+                parts = batch.pieces(self.ranks, tokens, packed)
+            for _, part in parts:
+                size = int(part.attention.sum()) if packed else part.ids.numel()
+                if best is None or size > best[0]:
+                    best = size, part, math.ceil(len(parts) / self.ranks)
+        assert best is not None
+        return best[1], best[2]
+
+
+class Configs:
+    """Configurations of models by the names that the recipe calls them."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self._known: dict[str, Any] = {}
+
+    def __contains__(self, name: str) -> bool:
+        """Is this a model (and not a rule)?"""
+        return name in self.job.models or "/" in name
+
+    def __getitem__(self, name: str | None) -> Any:
+        folder = self.job.model(name)
+        if folder not in self._known:
+            self._known[folder] = configuration(folder)
+        return self._known[folder]
+
+
+def trained_model(stage: TrainStage | RLStage, configs: Configs, engine: EngineConfig) -> Trained:
+    """The model that a stage trains."""
+    scalar = isinstance(stage, TrainStage) and OBJECTIVES[stage.objective].scalar
+    kept = stage.optim.gradient_checkpointing
+    return Trained(configs[stage.from_], engine.dtype, scalar, stage.lora, kept)
+
+
+def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequence[Batch]) -> Need:
+    """A stage that learns from fixed data; `batches` are some of its steps."""
+    objective, model = OBJECTIVES[stage.objective], trained_model(stage, configs, place.engine)
+    need = held(sizes(model), place.engine, place.ranks)
+    if objective.needs_reference and not (stage.lora and stage.reference is None):
+        need = replace(need, frozen=weights_of(configs[stage.reference or stage.from_], place))
+    step = largest_step(
+        model, READINGS.get(stage.objective, "tokens"), place, batches, stage.optim.micro_tokens
+    )
+    return with_step(need, step)
+
+
+def of_practice(
+    stage: RLStage, settings: RLConfig, configs: Configs, place: Place, prompts: Sequence[Sequence[int]]
+) -> Need:
+    """A stage of reinforcement learning; `prompts` are the tokens of a round's prompts, or of some of them.
+
+    Answers are taken to be as long as they may be.
+    """
+    policy = trained_model(stage, configs, place.engine)
+    start, size = policy.config, sizes(policy)
+    need = held(size, place.engine, place.ranks)
+    frozen = 0 if stage.lora and stage.reference is None else 1
+    if frozen:
+        frozen = weights_of(configs[stage.reference or stage.from_], place)
+    for name, part in stage.reward.items():
+        rule = part.rule or name
+        if rule in configs:
+            frozen += weights_of(configs[rule], place, scalar=True)
+    answers = settings.answers or 1
+    batch = round_of(prompts, answers, stage.sampling.max_tokens, settings)
+    step = largest_step(policy, "tokens", place, [minibatch(batch, settings)], stage.optim.micro_tokens)
+    found = with_step(need, step)
+    if METHODS[stage.method].critic:
+        optim, scalar = stage.critic.optim, configs[stage.critic.from_ or stage.from_]
+        critic = Trained(scalar, place.engine.dtype, True, stage.lora, optim.gradient_checkpointing)
+        other = held(sizes(critic), place.engine, place.ranks)
+        found = both(
+            found,
+            other,
+            largest_step(critic, "value", place, [minibatch(batch, settings)], optim.micro_tokens),
+        )
+    longest = max(map(len, prompts)) + stage.sampling.max_tokens
+    total = (settings.prompts or 1) * answers
+    cache = place.vllm or cache_of(start, place, min(SAMPLER_ROWS, math.ceil(total / place.ranks)), longest)
+    if settings.ema:
+        found = replace(found, frozen=found.frozen + size.trained * width(place.engine))
+    return replace(
+        found,
+        frozen=found.frozen + frozen,
+        sampler=0 if place.vllm else copies_of(start, size, place),
+        cache=cache,
+    )
+
+
+def largest_step(
+    model: Trained, reading: Reading, place: Place, batches: Sequence[Batch], asked: int | None
+) -> Step:
+    """Of the largest micro-batch."""
+    packed = place.packed(model.config)
+    part, count = place.largest(batches, asked, packed)
+    step = step_of(model, reading, part, packed, count)
+    return step if place.gpu else step._replace(activations=round(step.activations * HEAP))
+
+
+def with_step(need: Need, step: Step) -> Need:
+    """What is held and what a step takes."""
+    return replace(need, gradients=step.gradients, activations=step.activations, logits=step.logits)
+
+
+def both(policy: Need, critic: Need, step: Step) -> Need:
+    """Policy and critic together: both are held, and they take their steps in turn."""
+    mine, theirs = (sum(s) for s in ((policy.gradients, policy.activations, policy.logits), step))
+    larger = step if theirs > mine else Step(policy.gradients, policy.activations, policy.logits)
+    return replace(
+        policy,
+        weights=policy.weights + critic.weights,
+        optimizer=policy.optimizer + critic.optimizer,
+        buffers=policy.buffers + critic.buffers,
+        host=policy.host + critic.host,
+        gradients=larger.gradients,
+        activations=larger.activations,
+        logits=larger.logits,
+    )
+
+
+def round_of(prompts: Sequence[Sequence[int]], answers: int, longest: int, settings: RLConfig) -> Batch:
+    """A round of answers that are as long as they may be."""
+    rollouts = [
+        Rollout(None, tuple(prompt), (0,) * longest, (0.0,) * longest, group=i)  # type: ignore[arg-type]
+        for i, prompt in enumerate(prompts)
+        for _ in range(answers)
+    ]
+    return collate(rollouts, settings, longest, 0)
+
+
+def minibatch(batch: Batch, settings: RLConfig) -> Batch:
+    """The answers of one optimizer step."""
+    size = min(settings.minibatch or len(batch), len(batch))
+    generator = torch.Generator().manual_seed(0)
+    return next(batch.shuffled(size, 1, generator))
+
+
+def first_steps(rows: Rows, steps: int) -> list[Batch]:
+    """Batches of the stage's first steps."""
+    return list(rows.steps(0, min(steps, LOOKED_AT)))
+
+
+def here(job: Job) -> Place:
+    """Where this process trains."""
+    device = pick_device(job.engine.device)
+    vllm = 0
+    if device.type == "cuda" and not job.sampler.url and chosen(job.sampler, device)[0] == "vllm":
+        vllm = int(job.sampler.memory * torch.cuda.get_device_properties(device).total_memory)
+    return Place(job.engine, dist.world_size(), device.type == "cuda", vllm)
+
+
+def weights_of(config: Any, place: Place, scalar: bool = False) -> int:
+    """Of a model that only reads."""
+    return sizes(Trained(config, place.engine.dtype, scalar, None, False)).whole * width(place.engine)
+
+
+def copies_of(config: Any, size: Size, place: Place) -> int:
+    """Of weights in our own sampler: packed projections on a CPU, a whole copy where ZeRO spreads them."""
+    found = 0
+    if place.engine.kind == "deepspeed" and place.engine.zero == 3:
+        found += size.whole * width(place.engine)
+    if not place.gpu and place.engine.dtype == "float32" and config.model_type in SAMPLED:
+        found += size.projections * 4
+    return found
+
+
+def cache_of(config: Any, place: Place, rows: int, longest: int) -> int:
+    """Keys and values of so many answers, and what a prompt's run takes beside them."""
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    dim = getattr(text, "head_dim", None) or text.hidden_size // heads
+    kept = getattr(text, "num_key_value_heads", None) or heads
+    token = text.num_hidden_layers * 2 * kept * dim * width(place.engine)
+    logits = 4 * rows * text.vocab_size * 4  # of every row, sorted and summed up when a token is drawn
+    return rows * (-(-longest // STEP) * STEP) * token + logits
+
+
+def width(engine: EngineConfig) -> int:
+    """Bytes of a weight."""
+    return 2 if engine.dtype == "bfloat16" else 4

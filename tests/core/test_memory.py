@@ -1,0 +1,55 @@
+"""Bytes of computations without data, and of processes with it."""
+
+import time
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from chatwright.core.memory import Live, Watch
+
+
+def test_live_counts_what_operations_make_as_long_as_it_lives():
+    with FakeTensorMode():
+        given = torch.empty(1000)
+        live = Live()
+        live.forget([given])
+        with live:
+            assert live.now == 0
+            double = given * 2  # 4000 bytes
+            view = double[:10]  # no memory of its own
+            wide = double.double()  # 8000
+            assert (live.now, live.peak) == (12_000, 12_000)
+            del double
+            assert live.now == 12_000, "the view holds it"
+            del view
+            assert live.now == 8000
+            wide.add_(1)
+            _ = given + 0
+            del _
+    assert (live.now, live.peak) == (8000, 12_000)
+
+
+def test_a_backward_pass_is_seen():
+    """x [256, 64] through two matrices: what ReLU and the second product keep, and the gradients."""
+    with FakeTensorMode():
+        first, second = torch.nn.Linear(64, 512, bias=False), torch.nn.Linear(512, 64, bias=False)
+        x, live = torch.empty(256, 64), Live()
+        live.forget([x, first.weight, second.weight])
+        with live:
+            out = second(first(x).relu())
+            inside, ends = 256 * 512 * 4, 256 * 64 * 4
+            assert live.now == inside + ends and live.peak == 2 * inside
+            out.sum().backward()
+            del out
+    gradients = 2 * 512 * 64 * 4
+    assert live.now == gradients
+    assert 2 * inside + gradients <= live.peak <= 3 * inside + 2 * ends + gradients
+
+
+def test_a_watch_sees_what_a_block_took_though_it_is_gone():
+    with Watch().over(torch.device("cpu")) as watch:
+        big = torch.ones(25_000_000)
+        time.sleep(0.1)  # a step's peak lasts
+        del big
+        torch.ones(1000).exp().sum()
+    assert watch.peak > 90e6

@@ -1,0 +1,79 @@
+"""What a stage takes: the parts of the sum by hand."""
+
+import pytest
+
+from chatwright.data.batches import collate_demos
+from chatwright.engine.base import EngineConfig
+from chatwright.models.blank import blank, configuration
+from chatwright.models.load import NewModel
+from chatwright.models.lora import LoraConfig
+from chatwright.stages.memory import Need, Size, Trained, held, size_of, sizes, step_of
+
+SHAPE = {"hidden": 64, "layers": 2, "heads": 4, "intermediate": 160, "vocab": 1000, "tie": False}
+SCALAR = ("score", "value")
+LLAMA = configuration(NewModel(family="llama", **SHAPE))
+
+
+def zero(stage, **settings):
+    return EngineConfig(kind="deepspeed", zero=stage, **settings)
+
+
+def test_elements_are_counted_without_a_model():
+    layer = 4 * 64 * 64 + 3 * 64 * 160 + 2 * 64
+    whole = 2 * layer + 64 + 2 * 1000 * 64
+    assert sizes(Trained(LLAMA, "float32", False, None, False)) == Size(
+        whole, whole, 2 * (layer - 2 * 64) + 1000 * 64
+    )
+    small = sizes(Trained(LLAMA, "float32", False, LoraConfig(rank=8), False))
+    adapters = 2 * 8 * (4 * 2 * 64 + 3 * (64 + 160))
+    assert small.trained == adapters and small.whole == whole + adapters
+    assert size_of(blank(LLAMA, "bfloat16", scalar=True)).whole == whole - 1000 * 64 + 64
+
+
+@pytest.mark.parametrize(
+    ("engine", "ranks", "weights", "optimizer", "buffers", "host"),
+    [
+        (EngineConfig(), 1, 400, 800, 0, 0),
+        (EngineConfig(dtype="bfloat16"), 1, 200, 400, 0, 0),
+        (zero(0), 4, 400, 800, 400, 0),
+        (zero(0, dtype="bfloat16"), 1, 200, 1200, 0, 0),
+        (zero(2), 4, 400, 300, 400 + 100, 0),
+        (zero(2, dtype="bfloat16"), 4, 200, 300, 200 + 50, 0),
+        (zero(3), 4, 100, 300, 400 + 100 + 400, 0),
+        (zero(2, offload="cpu"), 4, 400, 0, 500, 300),
+        (zero(3, offload="cpu", offload_weights="cpu"), 4, 0, 0, 900, 400),
+        (zero(3, deepspeed={"zero_optimization": {"reduce_bucket_size": 10}}), 4, 100, 300, 540, 0),
+    ],
+)
+def test_a_hundred_weights_by_hand(engine, ranks, weights, optimizer, buffers, host):
+    found = held(Size(100, 100, 0), engine, ranks)
+    assert (found.weights, found.optimizer, found.buffers, found.host) == (weights, optimizer, buffers, host)
+
+
+def test_answers_are_drawn_and_steps_are_taken_in_turn():
+    need = Need(weights=10, optimizer=20, frozen=5, gradients=10, activations=7, logits=3, cache=15, host=99)
+    assert need.total == 10 + 20 + 5 + max(10 + 7 + 3, 15)
+    assert need.as_dict()["total"] == need.total and "buffers" not in need.as_dict()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "gpt2", "opt", "gpt_neox"])
+@pytest.mark.parametrize("reading", ["sum", "tokens", "score", "value"])
+def test_every_family_and_reading_has_a_step(family, reading):
+    config = configuration(NewModel(family=family, hidden=64, layers=3, heads=4, vocab=1000))
+    row = [{"ids": list(range(i, i + 60)), "mask": [0] * 20 + [1] * 40} for i in range(8)]
+    batch = collate_demos(row, 0)
+
+    def step(checkpointing=False, parts=2, packed=True):
+        model = Trained(config, "float32", reading in SCALAR, None, checkpointing)
+        return step_of(model, reading, batch, packed, parts)
+
+    whole = step()
+    assert (
+        whole.gradients
+        == 4 * sizes(Trained(config, "float32", reading in ("score", "value"), None, False)).trained
+    )
+    assert whole.logits == (4 * 1000 * 320 if reading in ("sum", "tokens") else 0)
+    assert step(parts=1).activations <= whole.activations
+    assert step(checkpointing=True).activations < whole.activations
+    if family in ("gpt2", "opt", "gpt_neox"):
+        assert step(packed=False) == whole, "no packed way, so nothing else to count"
