@@ -68,6 +68,10 @@ Read = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> a tensor with one row per row of the batch; per-token tensors are [B, T]."""
 
 
+Write = Callable[[Path], None]
+"""Writes what it holds into a new directory."""
+
+
 class Term(NamedTuple):
     """One summand of a step's objective: `weight` · Σ loss / Σ share of `batch`. A step may have several
     (PPO + PTX).
@@ -104,6 +108,12 @@ class Engine(Protocol):
 
     def save(self, path: Path) -> None:
         """Everything the next step depends on, into a new directory."""
+        ...
+
+    def snapshot(self, copy: bool) -> Write:
+        """What `save` would write, to be written later; with `copy` it stays as it is now while steps go
+        on.
+        """
         ...
 
     def load(self, path: Path) -> None:

@@ -144,9 +144,9 @@ class DeepSpeedEngine(TorchEngine):
             with deepspeed.zero.GatheredParameters([p]):
                 yield name, p.detach()
 
-    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+    def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
         if self.config.zero == 0:
-            return super()._state(p)
+            return super()._state(p, copy)
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         # collective: every rank takes part, and rank 0 keeps
