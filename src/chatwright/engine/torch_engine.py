@@ -99,7 +99,7 @@ class TorchEngine(Frozen):
             enable: Any = getattr(self.module, "activation_checkpointing_enable", None)
             enable = enable or self.module.gradient_checkpointing_enable
             enable({"use_reentrant": False})
-        self.optimizer: Any = build_optimizer(self.module, optim)
+        self.optimizer: Any = self._optimizer()
         self._wrap()
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
@@ -140,6 +140,9 @@ class TorchEngine(Frozen):
         return {term.prefix + name: mean for name, mean in zip(names, means, strict=True)}
 
     # what a backend with other wrappers does in its own way
+
+    def _optimizer(self) -> Any:
+        return build_optimizer(self.module, self.optim)
 
     def _wrap(self) -> None:
         """Ranks' gradients are averaged in the backward pass that ends a step."""

@@ -98,7 +98,7 @@ def algorithm_of(stage: RLStage, settings: RLConfig, job: Job, start: build.Poli
     critic = None
     if METHODS[stage.method].critic:
         scorer = build.scorer(job, stage.critic.from_ or stage.from_, stage.lora)
-        critic = build.engine(scorer, stage.critic.optim, job, updates)
+        critic = build.engine(scorer, stage.critic.optim, job, updates, "critic")
     return PolicyGradient(
         method=stage.method,
         settings=settings,
