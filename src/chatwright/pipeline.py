@@ -229,7 +229,7 @@ class Run:
             folder = self.base / name
             inputs[name] = prints.get(name) or (sha256_of(folder) if folder.is_dir() else name)
         engine = self.recipe.engine.model_dump(include={"dtype"})  # the rest changes no result
-        settings = stage.model_dump(mode="json", exclude={"save_every"})
+        settings = stage.model_dump(mode="json", exclude={"save_every", "save"})
         if stage.kind != "train":  # another sampler draws other answers from the same seed
             settings["sampler"] = self.recipe.sampler.kind
         data = {n: [self.recipe.data[n].tokens, _hash_records(records[n])] for n in sorted(sources_of(stage))}

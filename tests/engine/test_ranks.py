@@ -1,5 +1,6 @@
 """One curve: the same steps on one process, and on two under every engine and any size of micro-batch."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,18 @@ KINDS = {
         "kind": "deepspeed", "zero": 3, "offload": "cpu", "offload_weights": "cpu", "deepspeed": SPREAD,
     },
 }  # fmt: skip
+
+
+MORE = {
+    "cpu-adam-2": {"kind": "deepspeed", "zero": 2, "offload": "cpu", "optimizer": "deepspeed"},
+    "cpu-adam-3": {
+        "kind": "deepspeed", "zero": 3, "offload": "cpu", "optimizer": "deepspeed", "deepspeed": SPREAD,
+    },
+    "nvme": {
+        "kind": "deepspeed", "zero": 3, "offload": "nvme", "offload_weights": "nvme", "deepspeed": SPREAD,
+    },
+}  # fmt: skip
+"""What asks more of a machine than DeepSpeed itself: a compiler; Debian's libaio-dev."""
 
 
 def engine(case, model):
@@ -147,6 +160,28 @@ def test_a_state_goes_on_under_another_engine_and_number_of_processes(tmp_path):
     rest = {**whole, "steps": whole["steps"][8:]}
     for one in found.values():
         same(one, rest, loss=1e-5, norm=1e-4)
+
+
+@pytest.mark.slow  # two processes, twice; DeepSpeed compiles its Adam once on a new machine
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", MORE)
+def test_offload_by_deepspeed_means_the_same_and_goes_on_elsewhere(tmp_path, kind):
+    settings = MORE[kind]
+    if kind == "nvme":
+        if not Path("/usr/include/libaio.h").exists():
+            pytest.skip("offload to nvme needs Debian's libaio-dev")
+        settings = settings | {"nvme": str(tmp_path)}
+    elif shutil.which("c++") is None:
+        pytest.skip("DeepSpeed's Adam for CPUs needs a C++ compiler")
+    whole = curve({"engine": {"kind": "torch"}, "loss": "sft"})
+    saved, work = str(tmp_path / "state"), "engine/test_ranks.py:curves"
+    case = {"engine": settings, "loss": "sft"}
+    found = together(work, {"all": case, "half": case | {"until": 8, "save": saved}}, tmp_path)
+    same(found["all"], whole)
+    rest = {**whole, "steps": whole["steps"][8:]}
+    same(curve({"engine": {"kind": "torch"}, "loss": "sft", "load": saved}), rest, loss=1e-5, norm=1e-4)
+    again = together(work, {"again": case | {"load": saved}}, tmp_path)["again"]
+    same(again, rest, loss=1e-5, norm=1e-4)
 
 
 def test_ranks_share_every_item_out_and_have_like_work(tmp_path):

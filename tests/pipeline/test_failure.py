@@ -1,17 +1,15 @@
 """What goes wrong on one rank ends all of them soon, with one message that names it."""
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import sys
 import time
 
-import psutil
 import pytest
 
+from running import end, popen, ranks, reach, start
 from shop import recipe, write_shop
 
 pytestmark = [
@@ -39,54 +37,6 @@ def practice(how="", **changes):
     (chat,) = (stage for stage in whole["stages"] if stage["name"] == "chat")
     chat |= {"from": "base", "critic": {}, "reward": {"falls:falls": {"settings": {"how": how}}}}
     return whole | {"stages": [chat]}
-
-
-def start(path, out, *options, launcher=("--nproc", "2"), **environment):
-    command = [sys.executable, "-m", "chatwright", "run", str(path), "--out", str(out), *launcher, *options]
-    return popen(command, environment)
-
-
-def popen(command, environment):
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-    )  # fmt: skip
-
-
-def end(process, within=120):
-    """What it said, and its status; nothing of it outlives the test."""
-    try:
-        said, _ = process.communicate(timeout=within)
-    finally:
-        for child in [process, *left(process)]:
-            child.kill()
-    return said, process.returncode
-
-
-def left(process):
-    try:
-        return psutil.Process(process.pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def reach(process, folder, stage, steps):
-    metrics = folder / stage / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-
-
-def ranks(process):
-    """The ranks below a launcher, by number."""
-    found = {}
-    for child in left(process):
-        number = child.environ().get("RANK")
-        if number is not None:
-            found[int(number)] = child
-    return found
 
 
 @pytest.mark.parametrize(

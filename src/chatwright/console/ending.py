@@ -107,7 +107,8 @@ def stands_still(why: str) -> None:
 
 def lost(why: str) -> None:
     """Tell that the ranks lost each other, and which of them is to blame as far as their files say."""
-    say(f"{heart.place}: {why}. {heart.others()}. {AGAIN}")
+    said = heart.others()
+    say(f"{heart.place}: {why}{f'; {said}' if said else ''}. {AGAIN}")
 
 
 def sentence(error: BaseException) -> str:

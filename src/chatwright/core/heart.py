@@ -89,10 +89,13 @@ class Heart:
         """May this rank tell what went wrong? One rank of a run may; ranks without a folder all may."""
         if self._folder is None:
             return True
-        with suppress(FileExistsError):
+        try:
             os.close(os.open(self._folder / FAILED, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-            return True
-        return False
+        except FileExistsError:
+            return False
+        except OSError:
+            return True  # the folder is gone with its host
+        return True
 
     def known(self) -> bool:
         """Has the run's folder been opened?"""
@@ -156,7 +159,7 @@ def behind(folder: Path, me: int) -> str:
     most = max((p.laps for p in now), default=0)
     late = [p for p in now if p.laps < most and p not in gone]
     if not gone and not late:
-        return "no rank is behind: " + _listed(now, "at")
+        return f"no rank is behind, so can their hosts still reach each other? {_listed(now, 'at')}"
     return "; ".join(
         [
             *([f"no sign of life from {_listed(gone, 'since')}"] if gone else []),

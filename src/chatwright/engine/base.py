@@ -32,6 +32,10 @@ class EngineConfig(Config):
     offload: Literal["cpu", "nvme"] | None = Field(
         None, description="deepspeed: where the optimizer state lives in place of the device."
     )
+    optimizer: Literal["torch", "deepspeed"] = Field(
+        "torch",
+        description="deepspeed, with offload: DeepSpeed's Adam for CPUs, compiled at first use, or torch's.",
+    )
     offload_weights: Literal["cpu", "nvme"] | None = Field(
         None, description="deepspeed, zero 3: where weights live that are not in use."
     )
@@ -45,11 +49,17 @@ class EngineConfig(Config):
 
     @model_validator(mode="after")
     def _fits_together(self) -> EngineConfig:
-        given = self.model_fields_set & {"zero", "offload", "offload_weights", "nvme", "deepspeed"}
+        given = self.model_fields_set & {
+            "zero", "offload", "offload_weights", "optimizer", "nvme", "deepspeed",
+        }  # fmt: skip
         if self.kind == "torch" and given:
             raise ValueError(f"{', '.join(sorted(given))}: only with kind: deepspeed")
         if self.offload and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3: stage 0 keeps its state whole on every device")
+        if self.optimizer == "deepspeed" and not self.offload:
+            raise ValueError(
+                "optimizer: deepspeed needs offload: its Adam is for state in the CPU's memory"
+            )
         if self.offload == "nvme" and self.zero != 3:
             raise ValueError("offload: nvme needs zero: 3")
         if self.offload_weights and self.zero != 3:
@@ -66,6 +76,10 @@ denominator.
 
 Read = Callable[[nn.Module, Any], Tensor]
 """(model, batch) -> a tensor with one row per row of the batch; per-token tensors are [B, T]."""
+
+
+Write = Callable[[Path], None]
+"""Writes what it holds into a new directory."""
 
 
 class Term(NamedTuple):
@@ -104,6 +118,12 @@ class Engine(Protocol):
 
     def save(self, path: Path) -> None:
         """Everything the next step depends on, into a new directory."""
+        ...
+
+    def snapshot(self, copy: bool) -> Write:
+        """What `save` would write, to be written later; with `copy` it stays as it is now while steps go
+        on.
+        """
         ...
 
     def load(self, path: Path) -> None:

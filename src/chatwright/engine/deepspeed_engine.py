@@ -17,7 +17,7 @@ from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import EngineConfig, Loss, Read
-from chatwright.engine.optim import OptimConfig
+from chatwright.engine.optim import OptimConfig, groups
 from chatwright.engine.share import Whole, named
 from chatwright.engine.torch_engine import MOMENTS, TorchEngine
 from chatwright.models.lora import plain_layer
@@ -74,6 +74,14 @@ class DeepSpeedEngine(TorchEngine):
     ) -> None:
         self.config, self.whole = config, config.zero < 3
         super().__init__(module, optim, total_steps, config.device, seed)
+
+    def _optimizer(self) -> Any:
+        if self.config.optimizer == "torch":
+            return super()._optimizer()
+        from deepspeed.ops.adam import DeepSpeedCPUAdam
+
+        optim = self.optim
+        return DeepSpeedCPUAdam(groups(self.module, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps)
 
     def _wrap(self) -> None:
         if self.device.type == "cpu":
@@ -144,9 +152,9 @@ class DeepSpeedEngine(TorchEngine):
             with deepspeed.zero.GatheredParameters([p]):
                 yield name, p.detach()
 
-    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+    def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
         if self.config.zero == 0:
-            return super()._state(p)
+            return super()._state(p, copy)
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
         # collective: every rank takes part, and rank 0 keeps
@@ -160,10 +168,15 @@ class DeepSpeedEngine(TorchEngine):
         if self.config.zero == 0:
             super()._prepare_state()
             return
+
+        def step(part: Tensor) -> Any:  # DeepSpeed's Adam counts in an int
+            ours = self.config.optimizer == "torch"
+            return torch.tensor(float(self.steps), device=part.device) if ours else self.steps
+
         flat = "fp32_partitioned_groups_flat" if self.config.zero == 3 else "single_partition_of_fp32_groups"
         for part in getattr(self.optimizer, flat):
             self.optimizer.optimizer.state[part] = {
-                "step": torch.tensor(float(self.steps), device=part.device),
+                "step": step(part),
                 **{kind: torch.zeros_like(part) for kind in MOMENTS},
             }
         if self.config.zero < 3:

@@ -40,18 +40,23 @@ class OptimConfig(Config):
 
 def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """AdamW over the trainable parameters, fused where it exists."""
+    return torch.optim.AdamW(
+        groups(module, config), lr=config.lr, betas=config.betas, eps=config.eps, fused=True
+    )
+
+
+def groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
+    """The trainable parameters, those that decay and those that do not."""
     trained = [p for p in module.parameters() if p.requires_grad]
     if not trained:
         raise ChatwrightError("nothing in this model is trainable: look at the stage's `lora` targets")
     matrices = [p for p in trained if p.dim() > 1]
     vectors = [p for p in trained if p.dim() <= 1]
-    groups: list[dict[str, Any]] = [
+    found: list[dict[str, Any]] = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [g for g in groups if g["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-    )
+    return [group for group in found if group["params"]]
 
 
 def learning_rate(config: OptimConfig, step: int, total: int) -> float:

@@ -20,7 +20,7 @@ from chatwright.core.files import read_json, write_json, writes
 from chatwright.core.heart import heart
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
-from chatwright.engine.base import Loss, Read, Term
+from chatwright.engine.base import Loss, Read, Term, Write
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
 from chatwright.engine.share import Part, Whole, joined, named, portion
 from chatwright.models.lora import plain_weights
@@ -103,7 +103,7 @@ class TorchEngine(Frozen):
         self.optim, self.total_steps, self.seed, self.steps = optim, total_steps, seed, 0
         if optim.gradient_checkpointing:
             recompute_activations(self.module)
-        self.optimizer: Any = build_optimizer(self.module, optim)
+        self.optimizer: Any = self._optimizer()
         self._wrap()
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
@@ -144,6 +144,9 @@ class TorchEngine(Frozen):
         return {term.prefix + name: mean for name, mean in zip(names, means, strict=True)}
 
     # what a backend with other wrappers does in its own way
+
+    def _optimizer(self) -> Any:
+        return build_optimizer(self.module, self.optim)
 
     def _wrap(self) -> None:
         """Ranks' gradients are averaged in the backward pass that ends a step."""
@@ -196,15 +199,24 @@ class TorchEngine(Frozen):
 
         The form knows no engine and no number of ranks: any of them goes on from it.
         """
+        self.snapshot(copy=False)(path)
+
+    def snapshot(self, copy: bool) -> Write:
+        """See Engine.snapshot."""
         tensors = {
             f"{kind}/{name}": value
             for name, p in named(self.module)
-            for kind, value in self._state(p).items()
+            for kind, value in self._state(p, copy).items()
         }
-        if writes():
-            path.mkdir(parents=True)
-            save_file(tensors, path / "state.safetensors")
-            write_json(path / "engine.json", {"steps": self.steps})
+        steps = self.steps
+
+        def write(path: Path) -> None:
+            if writes():
+                path.mkdir(parents=True)
+                save_file(tensors, path / "state.safetensors")
+                write_json(path / "engine.json", {"steps": steps})
+
+        return write
 
     def load(self, path: Path) -> None:
         """See Engine.load."""
@@ -214,11 +226,13 @@ class TorchEngine(Frozen):
         for name, p in named(self.module):
             self._put_state(p, {kind: saved[f"{kind}/{name}"] for kind in ("weight", *MOMENTS)})
 
-    def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
+    def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
         """A parameter's value and moments, whole, on the CPU; empty on ranks that need not have them."""
+        if not writes():
+            return {}
         state = self.optimizer.state[p]
         moments = {k: state[k] if k in state else torch.zeros_like(p) for k in MOMENTS}
-        return {k: v.detach().cpu().contiguous() for k, v in {"weight": p, **moments}.items()}
+        return {k: v.detach().to("cpu", copy=copy).contiguous() for k, v in {"weight": p, **moments}.items()}
 
     def _prepare_state(self) -> None:
         for group in self.optimizer.param_groups:

@@ -71,6 +71,9 @@ class ModelStage(StageBase):
     length: LengthConfig = Field(default_factory=LengthConfig)
     optim: OptimConfig = Field(default_factory=OptimConfig)
     lora: LoraConfig | None = Field(None, description="Train adapters in place of all weights.")
+    save: Literal["sync", "async"] = Field(
+        "sync", description="async: checkpoints are written by a thread from a copy while steps go on."
+    )
     save_every: int | None = Field(
         None, ge=1, description="Steps between checkpoints; every two minutes by default."
     )

@@ -19,7 +19,7 @@ from chatwright.core.batch import Batch, Experience, Scored, masked_mean_std
 from chatwright.core.files import writes
 from chatwright.core.seeds import derive
 from chatwright.core.types import Metrics, Rollout
-from chatwright.engine.base import Engine, Loss, Term
+from chatwright.engine.base import Engine, Loss, Term, Write
 from chatwright.losses import policy as surrogates
 from chatwright.losses.advantage import Settings, whiten
 from chatwright.models.readout import token_logprobs, token_stats, token_values
@@ -258,15 +258,19 @@ class PolicyGradient:
         """Back to where `state` was."""
         self.beta, self.reward_stats, self.updates = state["beta"], state["reward_stats"], state["updates"]
 
-    def save_average(self, path: Path) -> None:
-        """The averaged weights, into a new directory."""
-        if not writes():
-            return
-        path.mkdir(parents=True)
-        save_file(self.average, path / "average.safetensors")
+    def snapshot_average(self, copy: bool) -> Write:
+        """The averaged weights, to be written into a new directory; see Engine.snapshot."""
+        average = {name: value.clone() if copy else value for name, value in self.average.items()}
+
+        def write(path: Path) -> None:
+            if writes():
+                path.mkdir(parents=True)
+                save_file(average, path / "average.safetensors")
+
+        return write
 
     def load_average(self, path: Path) -> None:
-        """Back to where `save_average` was."""
+        """Back to where `snapshot_average` was."""
         self.average = load_file(path / "average.safetensors")
 
 

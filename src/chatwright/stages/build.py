@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from rich.markup import escape
 from torch import Tensor
 
 from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.extras import require
-from chatwright.core.files import atomic_directory, writes
+from chatwright.core.files import atomic_directory, write_json, writes
 from chatwright.core.seeds import derive
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig
@@ -78,12 +80,21 @@ def scorer(job: Job, name: str | None, lora: LoraConfig | None = None) -> Any:
     return add_lora(model, lora, derive(job.seed, "lora"), scalar=True) if lora else model
 
 
-def engine(model: Any, optim: OptimConfig, job: Job, steps: int) -> Engine:
-    """The training backend the recipe names."""
+def engine(model: Any, optim: OptimConfig, job: Job, steps: int, role: str = "") -> Engine:
+    """The training backend the recipe names. DeepSpeed's configuration is shown, and kept in the stage's
+    folder; `role` tells a stage's engines apart.
+    """
     config: EngineConfig = job.engine
     if config.threads:
         torch.set_num_threads(config.threads)
-    return ENGINES[config.kind](model, optim, steps, config, job.seed)
+    made = ENGINES[config.kind](model, optim, steps, config, job.seed)
+    if config.kind == "deepspeed":
+        from chatwright.engine.deepspeed_engine import configuration
+
+        settings, name = configuration(config, optim), f"deepspeed{role and '-'}{role}.json"
+        job.say(f"[dim]{name}: {escape(json.dumps(settings, default=str))}[/dim]")
+        write_json(job.directory / name, settings)
+    return made
 
 
 def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperature: float) -> Reference:

@@ -13,7 +13,7 @@ from chatwright.core.heart import heart
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import Metrics
 from chatwright.stages.job import Job
-from chatwright.train.checkpoint import Checkpoints
+from chatwright.train.checkpoint import Checkpoints, Snapshot
 
 Hook = Callable[[int, Metrics], None]
 SECONDS_BETWEEN_SAVES = 120.0
@@ -47,7 +47,7 @@ class Saver:
     """
 
     checkpoints: Checkpoints
-    parts: Mapping[str, Callable[[Path], None]]
+    parts: Mapping[str, Snapshot]
     state: Callable[[], dict[str, Any]]
     every: int | None
     stop: StopFlag
@@ -63,6 +63,7 @@ class Saver:
             self._last = time.monotonic()
             heart.finished("save")
         if stop:
+            self.checkpoints.finish()
             raise Interrupted(f"stopped after step {step}, which is saved", self.stop.by)
 
 

@@ -32,7 +32,7 @@ from chatwright.stages.job import Job, Outcome
 from chatwright.stages.memory import Need
 from chatwright.stages.needs import Configs, here, of_practice
 from chatwright.stages.preflight import Preflight
-from chatwright.train.checkpoint import Checkpoints
+from chatwright.train.checkpoint import Checkpoints, Snapshot
 from chatwright.train.objectives import NoSettings, sft_loss
 
 Parts = dict[str, Callable[[Path], None]]
@@ -53,7 +53,7 @@ def run(stage: RLStage, job: Job) -> Outcome:
         algorithm = algorithm_of(stage, settings, job, start_from)
     need = need_of(stage, settings, source, start_from, job)
     outcome.planned = need.as_dict()
-    checkpoints = Checkpoints(job.directory / "checkpoints")
+    checkpoints = Checkpoints(job.directory / "checkpoints", later=stage.save == "async")
     savers, loaders = parts_of(algorithm)
     start, state = resume(checkpoints, loaders, job)
     if state:
@@ -102,7 +102,7 @@ def algorithm_of(stage: RLStage, settings: RLConfig, job: Job, start: build.Poli
     critic = None
     if METHODS[stage.method].critic:
         scorer = build.scorer(job, stage.critic.from_ or stage.from_, stage.lora)
-        critic = build.engine(scorer, stage.critic.optim, job, updates)
+        critic = build.engine(scorer, stage.critic.optim, job, updates, "critic")
     return PolicyGradient(
         method=stage.method,
         settings=settings,
@@ -146,14 +146,14 @@ def ptx_of(config: PtxConfig, stage: RLStage, job: Job, start: build.Policy) -> 
     return config.weight, sft_loss(NoSettings()), batch
 
 
-def parts_of(algorithm: PolicyGradient) -> tuple[Parts, Parts]:
+def parts_of(algorithm: PolicyGradient) -> tuple[dict[str, Snapshot], Parts]:
     """What a checkpoint holds: how each part is saved, and how it is loaded."""
-    saved: Parts = {"policy": algorithm.policy.save}
+    saved: dict[str, Snapshot] = {"policy": algorithm.policy.snapshot}
     loaded: Parts = {"policy": algorithm.policy.load}
     if algorithm.critic:
-        saved["critic"], loaded["critic"] = algorithm.critic.save, algorithm.critic.load
+        saved["critic"], loaded["critic"] = algorithm.critic.snapshot, algorithm.critic.load
     if algorithm.average:
-        saved["average"], loaded["average"] = algorithm.save_average, algorithm.load_average
+        saved["average"], loaded["average"] = algorithm.snapshot_average, algorithm.load_average
     return saved, loaded
 
 

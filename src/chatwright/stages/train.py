@@ -61,7 +61,7 @@ def run(stage: TrainStage, job: Job) -> Outcome:
 
     need = of_training(stage, Configs(job), here(job), first_steps(rows, total))
     outcome.planned = need.as_dict()
-    checkpoints = Checkpoints(job.directory / "checkpoints")
+    checkpoints = Checkpoints(job.directory / "checkpoints", later=stage.save == "async")
     start, _ = resume(checkpoints, {"engine": engine.load}, job)
     if start == 0:
         look_first(engine, next(rows.steps(0, 1)), start_from.template, stage, job, need)
@@ -76,7 +76,7 @@ def run(stage: TrainStage, job: Job) -> Outcome:
         outcome.result["held_out"] = measure(engine, annotated(held.all()), loss)
         tracker(step, {f"held_out/{name}": value for name, value in outcome.result["held_out"].items()})
 
-    saver = Saver(checkpoints, {"engine": engine.save}, dict, stage.save_every, job.stop)
+    saver = Saver(checkpoints, {"engine": engine.snapshot}, dict, stage.save_every, job.stop)
     on_step = together(record, every(stage.evaluate_every if held.rows else None, total, evaluate), saver)
     with outcome.phase("train"), meter.shown():
         fit(engine, annotated(rows.steps(start, total)), loss, on_step, start)

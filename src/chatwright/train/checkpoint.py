@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import shutil
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,26 +24,60 @@ class Checkpoint(NamedTuple):
     state: dict[str, Any]
 
 
+Snapshot = Callable[[bool], Callable[[Path], None]]
+"""A part's state, to be written into a new directory later; with True it is a copy that further steps leave
+alone.
+"""
+
+
 class Checkpoints:
-    """The checkpoints of one stage, the last `keep` of them."""
+    """The checkpoints of one stage, the last `keep` of them.
 
-    def __init__(self, directory: Path, keep: int = 2) -> None:
-        self.directory, self.keep = directory, keep
+    With `later` the state is copied and a thread writes it while steps go on; it costs the memory of one
+    copy on the rank that writes.
+    """
 
-    def save(self, step: int, parts: Mapping[str, Callable[[Path], None]], state: Mapping[str, Any]) -> None:
-        """Write one beside, sync, rename; then forget the oldest. Each part saves itself into a folder of
+    def __init__(self, directory: Path, keep: int = 2, later: bool = False) -> None:
+        self.directory, self.keep, self.later = directory, keep, later
+        self._pool = ThreadPoolExecutor(1, "checkpoint") if later else None
+        self._writing: Future[None] | None = None
+
+    def save(self, step: int, parts: Mapping[str, Snapshot], state: Mapping[str, Any]) -> None:
+        """Write one beside, sync, rename; then forget the oldest. Each part writes itself into a folder of
         its name; all ranks take part, for state may be spread over them.
+
+        With `later` it first waits for the one before, and raises what that one met (a full disk).
         """
-        with atomic_directory(self.directory / f"step-{step:08d}") as folder:
-            for name, save in parts.items():
-                save(folder / name)
-            if writes():
-                write_json(folder / "state.json", {"step": step, "state": state})
-                write_json(folder / "hashes.json", _hashes(folder))
-        if writes():
-            for old in self._folders()[: -self.keep]:
-                shutil.rmtree(old)
+        self._settle()
+        held = {name: snapshot(self.later) for name, snapshot in parts.items()}
+        if self._pool:
+            self._writing = self._pool.submit(self._write, step, held, copy.deepcopy(dict(state)))
+            return
+        self._write(step, held, state)
         dist.wait()
+
+    def finish(self) -> None:
+        """Until what `save` took on is on disk, on every rank."""
+        self._settle()
+        dist.wait()
+
+    def _settle(self) -> None:
+        if self._writing:
+            self._writing.result()
+            self._writing = None
+
+    def _write(
+        self, step: int, parts: Mapping[str, Callable[[Path], None]], state: Mapping[str, Any]
+    ) -> None:
+        if not writes():
+            return
+        with atomic_directory(self.directory / f"step-{step:08d}") as folder:
+            for name, write in parts.items():
+                write(folder / name)
+            write_json(folder / "state.json", {"step": step, "state": state})
+            write_json(folder / "hashes.json", _hashes(folder))
+        for old in self._folders()[: -self.keep]:
+            shutil.rmtree(old)
 
     def latest(self) -> Checkpoint | None:
         """The newest one that is whole; a damaged one is reported and the one before it is taken."""
@@ -54,6 +90,9 @@ class Checkpoints:
 
     def clear(self) -> None:
         """Delete all: the stage is done and its result is on disk."""
+        self._settle()
+        if self._pool:
+            self._pool.shutdown()
         if writes():
             shutil.rmtree(self.directory, ignore_errors=True)
 

@@ -1,0 +1,56 @@
+"""Whole runs as processes, for tests that kill, stop or cut them off."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psutil
+
+
+def start(path, out, *options, launcher=("--nproc", "2"), **environment):
+    command = [sys.executable, "-m", "chatwright", "run", str(path), "--out", str(out), *launcher, *options]
+    return popen(command, environment)
+
+
+def popen(command, environment):
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+
+
+def end(process, within=120):
+    """What it said, and its status; nothing of it outlives the test."""
+    try:
+        said, _ = process.communicate(timeout=within)
+    finally:
+        for child in [process, *left(process)]:
+            child.kill()
+    return said, process.returncode
+
+
+def left(process):
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def reach(process, folder, stage, steps):
+    metrics = folder / stage / "metrics.jsonl"
+    deadline = time.monotonic() + 200
+    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
+        assert process.poll() is None, process.stdout.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ranks(process):
+    """The ranks below a launcher, by number."""
+    found = {}
+    for child in left(process):
+        number = child.environ().get("RANK")
+        if number is not None:
+            found[int(number)] = child
+    return found
