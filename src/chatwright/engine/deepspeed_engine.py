@@ -6,6 +6,7 @@ import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -78,9 +79,14 @@ class DeepSpeedEngine(TorchEngine):
     def _wrap(self) -> None:
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
+        os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
         import deepspeed
 
+        if not torch.distributed.is_initialized():  # one process and no launcher: DeepSpeed would look for MPI
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            store = torch.distributed.HashStore()
+            torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
         self._ds, self.optimizer, *_ = deepspeed.initialize(
             model=Whole(self.module), optimizer=self.optimizer, config=configuration(self.config, self.optim)
         )
@@ -143,6 +149,14 @@ class DeepSpeedEngine(TorchEngine):
         for name, p in named(self.module):
             with deepspeed.zero.GatheredParameters([p]):
                 yield name, p.detach()
+
+    def save(self, path: Path) -> None:
+        """See Engine.save."""
+        if self.config.zero in (1, 2) and self.steps:
+            # DeepSpeed does it once, after the first group's first step, when the second group has no moments
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+        super().save(path)
 
     def _state(self, p: nn.Parameter) -> dict[str, Tensor]:
         if self.config.zero == 0:
