@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from chatwright.console.experiments import ab_app
 from chatwright.console.screen import StorePlace, console
@@ -38,6 +38,18 @@ Files = Annotated[
     typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
 ]
 ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
+SigtermStatus = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        max=255,
+        envvar="CHATWRIGHT_SIGTERM_STATUS",
+        help="Exit status after SIGTERM, when all is saved; 143 makes Kubernetes start it again.",
+    ),
+]
+Verbose = Annotated[
+    bool, typer.Option("--verbose", help="Debug lines, and torch's own text when ranks lose each other.")
+]
 
 
 @app.command()
@@ -56,6 +68,8 @@ def run(
     max_restarts: Annotated[
         int, typer.Option(min=0, help="With --nproc: how often to go on by itself when a process dies.")
     ] = 0,
+    sigterm_status: SigtermStatus = 0,
+    verbose: Verbose = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, tokenise, print the plan; train nothing.")
     ] = False,
@@ -63,33 +77,34 @@ def run(
     """Run a recipe: train, align and evaluate, stage by stage.
 
     Running it again keeps what is finished and goes on where it stopped, to the same bits. Ctrl-C once stops
-    after the current step and saves; a second Ctrl-C stops at once.
+    after the current step and saves; a second Ctrl-C stops at once. SIGTERM saves and ends with status 0.
     """
-    from chatwright.core.log import set_up_logging
-    from chatwright.pipeline import Run
-    from chatwright.recipe.read import read_recipe
+    from chatwright.console import ending
 
+    if verbose:
+        os.environ[ending.VERBOSE] = "1"
     if nproc > 1:
         from chatwright.console.launch import launch
 
         raise typer.Exit(launch(nproc, max_restarts, console))
-    set_up_logging(console)
+    from chatwright.core.interrupt import Interrupted
+    from chatwright.core.log import set_up_logging
+    from chatwright.pipeline import Run
+    from chatwright.recipe.read import read_recipe
+
+    set_up_logging(console, logging.DEBUG if verbose else logging.INFO)
     changes = [*(set_ or []), *([f"out={out.resolve()}"] if out else [])]
-    work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console)
+    work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console, ending.stands_still)
     if dry_run:
         from chatwright.stages.plan import print_plan
 
         print_plan(work.recipe, work.load_data(), work.job, console)
         return
-    work.execute(only, until)
-    from chatwright.core import dist
-    from chatwright.core.files import writes
-
-    if writes():
-        from chatwright.console.summary import print_summary
-
-        print_summary(work.directory, console)
-    dist.leave()
+    try:
+        work.execute(only, until)
+    except Interrupted as stopped:
+        raise typer.Exit(ending.stopped(stopped, sigterm_status)) from stopped
+    ending.finished(work.directory)
 
 
 @app.command()
@@ -356,22 +371,6 @@ def main() -> None:
         with extras.named():
             app()
     except Exception as error:
-        sys.exit(_explain(error))
+        from chatwright.console.ending import explain
 
-
-def _explain(error: Exception) -> int:
-    """Tell an expected end in a sentence and return its exit status; anything else is raised again."""
-    from rich.markup import escape
-
-    from chatwright.core.interrupt import Interrupted
-    from chatwright.core.types import ChatwrightError
-
-    if isinstance(error, ChatwrightError):
-        who = f"rank {os.environ['RANK']}: " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
-        message = f"{who}[bold red]error:[/] {escape(str(error))}"
-        Console(stderr=True, emoji=False).print(message, highlight=False, soft_wrap=True)
-        return 2
-    if isinstance(error, Interrupted):
-        console.print(f"\n{error}. Run the same command again to go on.", highlight=False)
-        return 130
-    raise error
+        sys.exit(explain(error))

@@ -8,7 +8,7 @@ import datetime
 import fcntl
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from chatwright import __version__
 from chatwright.core import dist
 from chatwright.core.extras import require
 from chatwright.core.files import hash_of, named_os_errors, read_json, sha256_of, write_json, writes
+from chatwright.core.heart import clear, heart
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import hash_records as _hash_records
@@ -40,6 +41,8 @@ class Run:
     recipe: Recipe
     base: Path
     console: Console
+    silent: Callable[[str], None] | None = None
+    """Ends this process when its rank, or the one it waits for, stands still."""
 
     @property
     def directory(self) -> Path:
@@ -56,11 +59,13 @@ class Run:
         _known(self.recipe, until, "--until")
         if any(stage.kind == "gate" and stage.store for stage in self.recipe.stages):
             require("serve", "a gate with a store")
-        dist.start(self.recipe.engine.device)
+        dist.start(self.recipe.engine.device, self.recipe.engine.timeout)
         with named_os_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
+        self._watch()
         with _alone(self.directory), StopFlag().listening() as stop:
             records = self.load_data()
+            self._agree(records)
             write_json(self.directory / "manifest.json", self._about())
             prints = self._base(records, stop)
             for stage in self.recipe.stages:
@@ -72,8 +77,30 @@ class Run:
                 if stage.name in (only, until):
                     break
                 if dist.agreed(stop.asked):
-                    raise Interrupted(f"stopped after stage {stage.name}, which is done")
+                    raise Interrupted(f"stopped after stage {stage.name}, which is done", stop.by)
         return self.directory
+
+    def _watch(self) -> None:
+        """Of several ranks each leaves signs of life in the run's folder, and ends the run when none come."""
+        if dist.world_size() == 1:
+            return
+        with dist.first_alone() as first:
+            if first:
+                clear(self.directory)
+        heart.open(self.directory, self.recipe.engine.timeout, self.silent)
+
+    def _agree(self, records: Mapping[str, Sequence[Record]]) -> None:
+        """Ranks on several hosts read files of their own, which must say the same."""
+        if dist.world_size() == 1:
+            return
+        recipe = self.recipe.model_dump(mode="json", exclude={"out", "engine"})
+        data = {f"data: {name}": _hash_records(rows) for name, rows in records.items()}
+        found = dist.unlike({"recipe": hash_of(recipe), "version": __version__, **data})
+        if found:
+            raise ChatwrightError(
+                f"the ranks read unlike things: {', '.join(found)}; give every host the same recipe, files "
+                "and version of chatwright"
+            )
 
     def load_data(self) -> dict[str, list[Record]]:
         """Every source's records; stops on bad rows unless the recipe says to skip them."""
@@ -157,6 +184,7 @@ class Run:
                 if not begun.exists():
                     write_json(begun, {"fingerprint": fingerprint, "config": settings})
         self.console.rule(f"[bold]{name}", align="left", style="dim")
+        heart.begin(name)
         began = time.time()
         outcome: Outcome = work()
         seconds = outcome.result.pop("seconds", None) or time.time() - began

@@ -28,15 +28,18 @@ def idle(served, name="tiny"):
 
 
 def test_a_client_that_leaves_frees_its_place(tmp_path):
-    with serving(tmp_path, batch=2) as served, served.client() as http:
+    models = {"tiny": ModelConfig(folder=tiny_folder(length=4096))}
+    endless = {**LONG, "max_tokens": 2000}
+    with serving(tmp_path, models, batch=2) as served, served.client() as http:
         backend = served.service.fleet.backends["tiny"]
-        body = ask(stream=True, n=2, **LONG)
+        body = ask(stream=True, n=2, **endless)
         with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-            next(answer.iter_bytes())
+            chunks = answer.iter_bytes()  # held, for letting it go closes the connection
+            next(chunks)
             served.wait(lambda: backend.running == 2)
         served.wait(lambda: idle(served), 5)
         with served.connect() as line:  # one that is not streamed
-            content = json.dumps(ask(**LONG)).encode()
+            content = json.dumps(ask(**endless)).encode()
             line.sendall(
                 b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
                 b"Content-Length: %d\r\n\r\n%s" % (len(content), content)
@@ -224,7 +227,8 @@ def test_an_upstream_is_served_like_a_model_of_ones_own(tmp_path):
             refused = http.post("/v1/chat/completions", json=ask("long " * 3000))
             assert refused.status_code == 400 and "tokens" in refused.json()["error"]["message"]
             with http.stream("POST", "/v1/chat/completions", json=ask(stream=True, **LONG)) as answer:
-                next(answer.iter_bytes())
+                held = answer.iter_bytes()
+                next(held)
             behind.wait(lambda: idle(behind), 5)
         behind.server.should_exit = True
 

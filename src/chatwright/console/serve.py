@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import re
@@ -158,16 +159,18 @@ def serve(
     with Store(store) as opened:
         check_reach(config, len(keys_in_force(opened.engine)), console)
         fleet = Fleet({name: backend_of(model, config) for name, model in find().items()})
-        server = make_server(create_app(config, fleet, opened, experiment, find), config)
+        app = create_app(config, fleet, opened, experiment, find)
+        server = make_server(app, config)
 
         def announce(url: str) -> None:
             console.print(f"serving {', '.join(fleet.backends)} at {url}", highlight=False)
             console.print(f"chat: {url}/   admin: {url}/admin   API: {url}/v1", highlight=False)
 
         server.announce = announce
-        server.run()
+        with contextlib.suppress(SystemExit):  # uvicorn's, when it cannot start; told below
+            server.run()
     if not server.started:
-        raise ChatwrightError("the server could not start; the lines above say why")
+        raise app.state.refused or ChatwrightError("the server could not start; the lines above say why")
 
 
 def shares_of(text: str) -> dict[str, float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import datetime
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -18,13 +18,19 @@ import torch
 import torch.distributed as d
 from torch import Tensor
 
+from chatwright.core.heart import heart
+from chatwright.core.types import ChatwrightError
+
 T = TypeVar("T")
+PATIENCE = 15.0
+"""Seconds after the bound in which a collective itself gives up: the watch on all phases speaks first."""
 
 
 def start(device: str, minutes: float = 30.0) -> None:
     """Join the group a launcher (torchrun, deepspeed, SLURM, Kubernetes) describes in the environment.
 
-    Does nothing where there is no launcher. A collective that waits longer than `minutes` raises.
+    Does nothing where there is no launcher. A collective that waits longer than `minutes` raises; so does
+    a group that is not complete by then.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or d.is_initialized():
         return
@@ -32,21 +38,49 @@ def start(device: str, minutes: float = 30.0) -> None:
     if gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     # gloo beside nccl: objects and flags travel between CPUs
-    d.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=datetime.timedelta(minutes=minutes))
+    bound = datetime.timedelta(minutes=minutes, seconds=PATIENCE)
+    try:
+        d.init_process_group("cpu:gloo,cuda:nccl" if gpu else "gloo", timeout=bound)
+    except d.DistError as error:
+        place = f"{os.environ.get('MASTER_ADDR')}:{os.environ.get('MASTER_PORT')}"
+        raise ChatwrightError(
+            f"the {os.environ['WORLD_SIZE']} ranks did not find each other at {place} within {minutes:g} "
+            "minutes (engine: timeout). Is every one started, with the same address, and can its host reach "
+            f"it? ({str(error).splitlines()[0]})"
+        ) from error
 
 
-def leave() -> None:
+def leave(status: int = 0) -> None:
     """End this process well, together with the other ranks: a rank that left early would tear their
     connections. Returns only where there is one process.
+    """
+    if d.is_initialized():
+        wait()
+        drop(status)
+
+
+def drop(status: int) -> None:
+    """End this process at once, others or not.
 
     The interpreter is not closed, for a thread of the group that still runs then aborts the process, now and
     then, with a status that looks like a failure (seen with gloo in torch 2.13).
     """
-    if d.is_initialized():
-        wait()
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def torn(error: BaseException) -> bool:
+    """Is this what a collective raises when another rank is gone or does not answer?"""
+    said = str(error)
+    return isinstance(error, d.DistError) or (
+        isinstance(error, RuntimeError) and any(word in said for word in ("gloo/", "NCCL", "TCPStore"))
+    )
+
+
+def no_room(error: BaseException) -> bool:
+    """Is it memory, of the device or the machine, that ran out?"""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def rank() -> int:
@@ -63,6 +97,7 @@ def sum_(x: Tensor) -> Tensor:
     """The sum of `x` over all ranks, on every rank; `x` itself is not touched."""
     if world_size() == 1:
         return x
+    heart.pulse()
     x = x.clone()
     d.all_reduce(x)
     return x
@@ -72,6 +107,7 @@ def gather(x: Tensor) -> Tensor:
     """The rows of all ranks, in the order of ranks, on every rank; ranks may hold unlike numbers of rows."""
     if world_size() == 1:
         return x
+    heart.pulse()
     mine = torch.tensor([x.size(0)], device=x.device)
     sizes = [torch.zeros_like(mine) for _ in range(world_size())]
     d.all_gather(sizes, mine)
@@ -86,15 +122,28 @@ def everyones(items: Sequence[T]) -> list[T]:
     """The items of all ranks, in the order of ranks, on every rank."""
     if world_size() == 1:
         return list(items)
+    heart.pulse()
     found: list[Sequence[T]] = [[] for _ in range(world_size())]
     d.all_gather_object(found, list(items))
     return [item for part in found for item in part]
+
+
+def unlike(mine: Mapping[str, str]) -> list[str]:
+    """What ranks hold that differs from what rank 0 holds, by name; the same answer on every rank."""
+    held = everyones([dict(mine)])
+    return [
+        f"{name} (rank {rank})"
+        for rank, theirs in enumerate(held)
+        for name in held[0]
+        if theirs.get(name) != held[0][name]
+    ]
 
 
 def agreed(flag: bool) -> bool:
     """Is the flag up on any rank? Clocks and signals differ between ranks; what follows must not."""
     if world_size() == 1:
         return flag
+    heart.pulse()
     found = torch.tensor([float(flag)])
     d.all_reduce(found, op=d.ReduceOp.MAX)
     return bool(found)

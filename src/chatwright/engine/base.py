@@ -36,6 +36,9 @@ class EngineConfig(Config):
         None, description="deepspeed, zero 3: where weights live that are not in use."
     )
     nvme: Path | None = Field(None, description="deepspeed: the folder that nvme offload uses.")
+    timeout: float = Field(
+        30.0, gt=0, description="Minutes without progress after which several ranks give up, with a reason."
+    )
     deepspeed: dict[str, Any] = Field(
         default_factory=dict, description="DeepSpeed's own configuration, merged over ours."
     )

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.files import read_json, write_json, writes
+from chatwright.core.heart import heart
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term
@@ -73,6 +74,7 @@ class Frozen:
         rows, found = [], []
         with torch.no_grad():
             for part in self.parts(batch):
+                heart.pulse()
                 rows.append(part.rows)
                 found.append(self._read(read, part.batch.to(self.device)).cpu())
         return joined(found, rows, batch)
@@ -126,6 +128,7 @@ class TorchEngine(Frozen):
         scale, names, total = term.weight * dist.world_size() / denominator, [""], None
         parts = self.parts(term.batch)
         for i, part in enumerate(parts):
+            heart.pulse()
             value, sums = self._backward(
                 term.loss, part.batch.to(self.device), scale * part.counts, last and i == len(parts) - 1
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from chatwright.core import dist
 from chatwright.core.types import ChatwrightError, Rollout
 
 Reward = Callable[[Sequence[Rollout]], Sequence[float]]
@@ -38,6 +39,8 @@ def _scores(name: str, reward: Reward, rollouts: Sequence[Rollout]) -> list[floa
     try:
         scores = [float(s) for s in reward(rollouts)]
     except Exception as error:
+        if dist.torn(error) or dist.no_room(error):
+            raise  # neither is the reward's fault, and asking it again would hide what is
         row = _culprit(reward, rollouts)
         shown = f" on the answer {row.text!r} to {row.prompt.messages[-1].content!r}" if row else ""
         raise ChatwrightError(f"reward {name!r} failed{shown}: {type(error).__name__}: {error}") from error

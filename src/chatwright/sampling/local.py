@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from chatwright.core.heart import heart
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Message, Prompt, Rollout
 from chatwright.data.template import Template
@@ -172,6 +173,7 @@ class LocalSampler:
         self._queue.extend(sorted(rows, key=lambda row: len(row.request.prompt_ids)))
         try:
             while left:
+                heart.pulse()
                 for row in self._advance():
                     if row.keep:
                         self._untold.append(row.event())

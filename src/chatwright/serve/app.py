@@ -13,6 +13,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from chatwright import __version__
+from chatwright.core.types import ChatwrightError
 from chatwright.serve.annotation_api import annotation_api
 from chatwright.serve.auth import SCOPES, Gate, bearer, keys_in_force, needs
 from chatwright.serve.book import StoreBook
@@ -54,8 +55,13 @@ def create_app(
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.reload = asyncio.Event()
+        app.state.refused = None
         app.state.gate.keys = await asyncio.to_thread(keys_in_force, store.engine)
-        await fleet.start()
+        try:
+            await fleet.start()
+        except ChatwrightError as error:
+            app.state.refused = error
+            raise
         for name, model in watcher.find().items() if watcher else ():
             await asyncio.wrap_future(store.add_model(describe(model.place, name)))
         tasks = [asyncio.create_task(_keep_up(app, store, watcher))]

@@ -119,10 +119,26 @@ class Server(uvicorn.Server):
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._app.state.reload.set)
 
 
+class _InAWord:
+    """The app, whose refusal to start is told by whoever started it, and not with a traceback."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def shorter(message: Any) -> None:
+            if message["type"] == "lifespan.startup.failed" and self.app.state.refused:
+                message = {**message, "message": ""}
+            await send(message)
+
+        await self.app(scope, receive, shorter if scope["type"] == "lifespan" else send)
+
+
 def make_server(app: FastAPI, config: ServeConfig) -> Server:
     """A server that has not begun; `run()` serves until it is told to stop."""
     settings = uvicorn.Config(
-        app, host=config.host, port=config.port, log_config=None, access_log=False, server_header=False,
+        _InAWord(app), host=config.host, port=config.port, log_config=None, access_log=False,
+        server_header=False,
         ws="none", lifespan="on", limit_concurrency=config.limits.connections, timeout_keep_alive=15,
         timeout_graceful_shutdown=max(1, round(config.drain)), proxy_headers=False,
     )  # fmt: skip

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from chatwright.core import dist
+from chatwright.core.heart import heart
 from chatwright.core.interrupt import Interrupted, StopFlag
 from chatwright.core.types import Metrics
 from chatwright.stages.job import Job
@@ -53,14 +54,16 @@ class Saver:
     _last: float = field(default_factory=time.monotonic)
 
     def __call__(self, step: int, metrics: Metrics) -> None:
+        heart.finished("step", step)
         by_clock = self.every is None and time.monotonic() - self._last > SECONDS_BETWEEN_SAVES
         by_count = self.every is not None and step % self.every == 0
         stop = dist.agreed(self.stop.asked)
         if stop or by_count or (self.every is None and dist.agreed(by_clock)):
             self.checkpoints.save(step, self.parts, self.state())
             self._last = time.monotonic()
+            heart.finished("save")
         if stop:
-            raise Interrupted(f"stopped after step {step}, which is saved")
+            raise Interrupted(f"stopped after step {step}, which is saved", self.stop.by)
 
 
 def resume(
