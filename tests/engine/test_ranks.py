@@ -131,10 +131,7 @@ def test_a_state_goes_on_under_another_engine_and_number_of_processes(tmp_path):
     saved = {name: str(tmp_path / name) for name in (*kinds, "one")}
     curve({"engine": {"kind": "torch"}, "loss": "sft", "until": 8, "save": saved["one"]})
     work = "engine/test_ranks.py:curves"
-    begun = {
-        kind: {"engine": KINDS[kind], "loss": "sft", "until": 8, "save": saved[kind]}
-        for kind in kinds
-    }
+    begun = {kind: {"engine": KINDS[kind], "loss": "sft", "until": 8, "save": saved[kind]} for kind in kinds}
     whole_too = {f"whole {kind}": {"engine": KINDS[kind], "loss": "sft"} for kind in kinds}
     first = together(work, begun | whole_too, tmp_path)
     more = {

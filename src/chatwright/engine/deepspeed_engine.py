@@ -83,7 +83,7 @@ class DeepSpeedEngine(TorchEngine):
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
         import deepspeed
 
-        if not torch.distributed.is_initialized():  # one process and no launcher: DeepSpeed would look for MPI
+        if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             store = torch.distributed.HashStore()
             torch.distributed.init_process_group(backend, store=store, rank=0, world_size=1)
