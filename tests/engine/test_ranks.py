@@ -1,6 +1,10 @@
 """One curve: the same steps on one process, and on two under every engine and any size of micro-batch."""
 
+import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -134,25 +138,23 @@ def test_one_curve_on_two_processes_under_every_engine(tmp_path):
 @pytest.mark.slow  # two processes, twice
 @pytest.mark.timeout(900)
 def test_a_state_goes_on_under_another_engine_and_number_of_processes(tmp_path):
-    """2 → 2 to the same bits, 2 → 1, 1 → 2, and ZeRO-3 → plain PyTorch on the same curve."""
+    """2 → 2 to the same bits, 2 → 1, 1 → 2, and every ZeRO stage → plain PyTorch on the same curve."""
     whole = curve({"engine": {"kind": "torch"}, "loss": "sft"})
-    saved = {name: str(tmp_path / name) for name in ("ddp", "zero-3", "one")}
+    kinds = ("ddp", "zero-0", "zero-1", "zero-2", "zero-3")
+    saved = {name: str(tmp_path / name) for name in (*kinds, "one")}
     curve({"engine": {"kind": "torch"}, "loss": "sft", "until": 8, "save": saved["one"]})
     work = "engine/test_ranks.py:curves"
-    begun = {
-        kind: {"engine": KINDS[kind], "loss": "sft", "until": 8, "save": saved[kind]}
-        for kind in ("ddp", "zero-3")
-    }
-    whole_too = {f"whole {kind}": {"engine": KINDS[kind], "loss": "sft"} for kind in ("ddp", "zero-3")}
+    begun = {kind: {"engine": KINDS[kind], "loss": "sft", "until": 8, "save": saved[kind]} for kind in kinds}
+    whole_too = {f"whole {kind}": {"engine": KINDS[kind], "loss": "sft"} for kind in kinds}
     first = together(work, begun | whole_too, tmp_path)
     more = {
         f"{start} to {kind}": {"engine": KINDS[kind], "loss": "sft", "load": saved[start]}
         for start, kind in (
-            ("ddp", "ddp"), ("zero-3", "zero-3"), ("one", "ddp"), ("one", "zero-3"), ("one", "zero-2"),
+            *zip(kinds, kinds, strict=True), ("one", "ddp"), ("one", "zero-3"), ("one", "zero-2"),
         )
     }  # fmt: skip
     found = together(work, more, tmp_path)
-    for kind in ("ddp", "zero-3"):
+    for kind in kinds:
         assert found[f"{kind} to {kind}"]["steps"] == first[f"whole {kind}"]["steps"][8:]
         assert found[f"{kind} to {kind}"]["weights"] == first[f"whole {kind}"]["weights"]
         alone = curve({"engine": {"kind": "torch"}, "loss": "sft", "load": saved[kind]})
@@ -182,6 +184,35 @@ def test_offload_by_deepspeed_means_the_same_and_goes_on_elsewhere(tmp_path, kin
     same(curve({"engine": {"kind": "torch"}, "loss": "sft", "load": saved}), rest, loss=1e-5, norm=1e-4)
     again = together(work, {"again": case | {"load": saved}}, tmp_path)["again"]
     same(again, rest, loss=1e-5, norm=1e-4)
+
+
+ALONE = """
+import json, sys
+sys.path.insert(0, {tests!r})
+from engine.test_ranks import curves
+print(json.dumps(curves({cases!r})))
+"""
+
+
+@pytest.mark.slow  # a process that imports DeepSpeed and runs it three times
+@pytest.mark.timeout(900)
+def test_deepspeed_runs_in_one_process_without_a_launcher(tmp_path):
+    """Nor does it look for MPI. A process of its own, since it joins a group."""
+    cases = {
+        str(zero): {
+            "engine": {"kind": "deepspeed", "zero": zero}, "loss": "sft", "until": 4,
+            "save": str(tmp_path / str(zero)),
+        }
+        for zero in (0, 1, 3)
+    }  # fmt: skip
+    code = ALONE.format(tests=str(Path(__file__).parents[1]), cases=cases)
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    bare = {name: value for name, value in os.environ.items() if name not in names}
+    made = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=bare, timeout=800)
+    assert made.returncode == 0, made.stderr
+    wanted = curve({"engine": {"kind": "torch"}, "loss": "sft", "until": 4})
+    for found in json.loads(made.stdout.splitlines()[-1]).values():
+        same(found, wanted)
 
 
 def test_ranks_share_every_item_out_and_have_like_work(tmp_path):

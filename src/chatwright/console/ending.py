@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from pathlib import Path
@@ -30,6 +31,8 @@ from chatwright.core.types import ChatwrightError
 BUG, MENDABLE, LOST, STOPPED = 1, 2, 75, 130
 AGAIN = "Run the same command again to go on from the last checkpoint."
 VERBOSE = "CHATWRIGHT_VERBOSE"
+_telling = threading.Lock()
+"""Held by the thread that tells: the other one of this process must not end it in mid-sentence."""
 ROOM = (
     "out of memory ({where}): lower optim.micro_tokens, set optim.gradient_checkpointing, use lora, or "
     "spread the state with engine: {{kind: deepspeed, zero: 3}} ({error})"
@@ -76,6 +79,11 @@ def explain(error: Exception) -> int:
 
 def of_a_rank(error: Exception) -> int:
     """One rank tells; the others end without a word, and the launcher ends those that wait for them."""
+    with _telling:
+        return _of_a_rank(error)
+
+
+def _of_a_rank(error: Exception) -> int:
     from chatwright.core import dist
 
     torn = dist.torn(error)
@@ -100,9 +108,10 @@ def stands_still(why: str) -> None:
     """End this rank from the thread that watches it."""
     from chatwright.core import dist
 
-    if heart.claim():
-        lost(why)
-    dist.drop(LOST)
+    with _telling:
+        if heart.claim():
+            lost(why)
+        dist.drop(LOST)
 
 
 def lost(why: str) -> None:

@@ -57,9 +57,7 @@ class EngineConfig(Config):
         if self.offload and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3: stage 0 keeps its state whole on every device")
         if self.optimizer == "deepspeed" and not self.offload:
-            raise ValueError(
-                "optimizer: deepspeed needs offload: its Adam is for state in the CPU's memory"
-            )
+            raise ValueError("optimizer: deepspeed needs offload: its Adam is for state in the CPU's memory")
         if self.offload == "nvme" and self.zero != 3:
             raise ValueError("offload: nvme needs zero: 3")
         if self.offload_weights and self.zero != 3:

@@ -16,7 +16,7 @@ from torch import Tensor
 from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import ChatwrightError, Metrics
-from chatwright.engine.base import EngineConfig, Loss, Read
+from chatwright.engine.base import EngineConfig, Loss, Read, Write
 from chatwright.engine.optim import OptimConfig, groups
 from chatwright.engine.share import Whole, named
 from chatwright.engine.torch_engine import MOMENTS, TorchEngine
@@ -86,9 +86,15 @@ class DeepSpeedEngine(TorchEngine):
     def _wrap(self) -> None:
         if self.device.type == "cpu":
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
+        os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
         import deepspeed
 
+        if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
+            from torch._C._distributed_c10d import HashStore
+
+            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
+            torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         self._ds, self.optimizer, *_ = deepspeed.initialize(
             model=Whole(self.module), optimizer=self.optimizer, config=configuration(self.config, self.optim)
         )
@@ -151,6 +157,14 @@ class DeepSpeedEngine(TorchEngine):
         for name, p in named(self.module):
             with deepspeed.zero.GatheredParameters([p]):
                 yield name, p.detach()
+
+    def snapshot(self, copy: bool) -> Write:
+        """See Engine.snapshot."""
+        if self.config.zero in (1, 2) and self.steps:
+            # DeepSpeed does it once, after the first group's first step, when the second group has no moments
+            self.optimizer._hp_optimizer_states_linked = False
+            self.optimizer._lazy_init_hp_params_optimizer_state()
+        return super().snapshot(copy)
 
     def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
         if self.config.zero == 0:

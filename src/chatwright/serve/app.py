@@ -88,7 +88,7 @@ def create_app(
 async def _start(
     app: FastAPI, store: Store, watcher: Watcher | None, experiment: ExperimentConfig | None
 ) -> list[asyncio.Task[None]]:
-    """Load what is to be served, be it the recipe's or promoted since; returns what runs beside the server."""
+    """Load what is to be served, the recipe's or promoted since; returns what runs beside the server."""
     own: Service = app.state.service
     if experiment:
         await asyncio.to_thread(begin, store, experiment)

@@ -100,7 +100,6 @@ def decide(
             f"用户没有按设定份额进入各组（p = {sample_ratio:.2g}）：查明原因之前所有数字都不可信",
         )  # fmt: skip
     found = f"{mean:+.3g} ({low:+.3g} … {high:+.3g})".replace("-", "−")
-    users = sum(effect.users) if config.metric != "pairwise" else effect.users[1]
     if high < config.worth:
         return Decision(
             arm, "stop",
@@ -129,6 +128,12 @@ def decide(
             f"its gain in {name[0]} is shown: {found}, and every guardrail holds",
             f"{name[1]}的增益已证实：{found}，且所有护栏均满足",
         )  # fmt: skip
+    return _nothing_yet(config, effect, found)
+
+
+def _nothing_yet(config: ExperimentConfig, effect: Effect, found: str) -> Decision:
+    arm, name = effect.arm, NAMES[config.metric]
+    users = sum(effect.users) if config.metric != "pairwise" else effect.users[1]
     if not users:
         return Decision(
             arm, "keep",
