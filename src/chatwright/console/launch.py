@@ -20,7 +20,9 @@ from chatwright.core.heart import FAILED, FOLDER, LAUNCHER, TOLD, Place, places
 from chatwright.core.interrupt import StopFlag
 
 GRACE = 8.0
-"""Seconds that ranks have to end by themselves after one of them died."""
+"""Seconds that ranks have to end by themselves after one of them died: one may have listened for `LISTEN`
+seconds to tell which, and is not asked to end before that.
+"""
 OWN = ("--nproc", "--max-restarts")
 
 
@@ -91,6 +93,8 @@ def _watched(ranks: Sequence[subprocess.Popen[bytes]], told: Path, stop: StopFla
             _ask(ranks)
         if not first and (first := _statuses(ranks)) and any(first.values()):
             until = time.monotonic() + GRACE
+        if time.monotonic() > until - GRACE / 3 and not passed:
+            passed = True
             _ask(ranks)
         time.sleep(0.1)
     return _ended(first, _statuses(ranks), told)
