@@ -70,7 +70,8 @@ def _child(node: Any, part: str, change: str) -> Any:
 def _follows(error: Any, all_of_them: list[Any]) -> bool:
     """pydantic counts the items of a list that are right: a list with a wrong one is also "too short"."""
     here = error["loc"]
-    return error["type"] == "too_short" and any(e["loc"][: len(here)] == here != e["loc"] for e in all_of_them)
+    within = (e["loc"] for e in all_of_them if e["loc"] != here)
+    return error["type"] == "too_short" and any(loc[: len(here)] == here for loc in within)
 
 
 def _sentence(error: Any, path: Path, tree: yaml.Node | None, raw: dict[str, Any]) -> str:
