@@ -40,8 +40,9 @@ def device(options: Options) -> str:
 
 def placed(made: Any, options: Options) -> Any:
     """A model with the vocabulary of OPT, in bfloat16, where the row computes."""
-    if made.config.vocab_size < VOCABULARY and not options.quick:
-        made.resize_token_embeddings(VOCABULARY, mean_resizing=False)
+    wanted = workload.VOCABULARY if options.quick else VOCABULARY
+    if made.config.vocab_size < wanted:
+        made.resize_token_embeddings(wanted, mean_resizing=False)
     return made.to(device(options), torch.bfloat16)
 
 

@@ -76,7 +76,7 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
 
 @pytest.mark.slow  # four models and trl, in a process of their own
 def test_the_rows_for_a_gpu_run_with_small_models_anywhere(tmp_path):
-    words, rows = "where is my parcel and when does it come back to the shop please".split(), []
+    words, rows = ("where", "is", "my", "parcel", "when", "does", "it", "come", "back", "to", "shop"), []
     for i in range(40):
         asked = " ".join(words[(i + k * (i + 1)) % len(words)] for k in range(60))
         rows.append({"prompt": asked, "chosen": f"It comes in {i} days.", "rejected": f"No {i}."})
