@@ -181,13 +181,10 @@ def test_rl_with_lora_trains_adapters_and_saves_a_plain_model(tmp_path, method):
 
 
 def test_with_lora_the_reward_model_is_the_critic_with_its_adapter_off(tmp_path, monkeypatch):
-    content = recipe(steps=2)
+    content = recipe()
     chat = content["stages"][3]
-    chat |= {
-        "lora": {"rank": 2},
-        "reward": {"judge": 1.0},
-        "critic": {"from": "judge", "optim": {"lr": 1e-2}},
-    }
+    chat |= {"lora": {"rank": 2}, "steps": 2, "reward": {"judge": 1.0}}
+    chat["critic"] = {"from": "judge", "optim": {"lr": 1e-2}}
     loaded, load = [], build.scalar_model
     monkeypatch.setattr(build, "scalar_model", lambda *given: loaded.append(given) or load(*given))
     one, _ = run(write_shop(tmp_path / "one", content), until="chat")
