@@ -20,7 +20,7 @@ from chatwright.core.seeds import derive
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig
 from chatwright.engine.optim import OptimConfig
-from chatwright.engine.torch_engine import Frozen, TorchEngine, pick_device
+from chatwright.engine.torch_engine import Frozen, TorchEngine, compile_layers, pick_device
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import load_causal_lm, load_tokenizer, save_model
 from chatwright.models.lora import LoraConfig, adapter_off, add_lora, has_lora, merged
@@ -38,6 +38,8 @@ from chatwright.stages.job import MODEL, Job
 
 def plain_torch(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, seed: int) -> Engine:
     """One device, or one a rank."""
+    if config.compile:
+        compile_layers(model)
     return TorchEngine(model, optim, steps, config.device, seed)
 
 
