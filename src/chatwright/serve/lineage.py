@@ -25,7 +25,7 @@ def describe(model: str | Path, name: str) -> dict[str, Any]:
     """
     folder = Path(model)
     row = {"name": name, "folder": str(folder.resolve() if folder.is_dir() else model)}
-    nothing = {"run": None, "stage": None, "lineage": {"inputs": {}, "data": {}}}
+    nothing: dict[str, Any] = {"run": None, "stage": None, "lineage": {"inputs": {}, "data": {}}}
     if not folder.is_dir():
         return {**row, "fingerprint": hash_of(str(model)), **nothing}
     return {**row, **(_origin(folder.resolve(), set()) or {"fingerprint": _mark(folder), **nothing})}
