@@ -5,17 +5,21 @@ saved.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import peft
 import torch
-from peft.tuners.lora import LoraLayer
 from pydantic import Field
 from torch import Tensor
 
 from chatwright.core.types import Config
+
+if not torch.cuda.is_available():  # peft imports DeepSpeed where it is, which looks for a GPU and says so
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+import peft
+from peft.tuners.lora import LoraLayer
 
 
 class LoraConfig(Config):
