@@ -162,6 +162,14 @@ def timed() -> Iterator[list[float]]:
     seconds.append(time.perf_counter() - start)
 
 
+def settled(like: Any) -> None:
+    """Wait for the device that a tensor lies on."""
+    if like.is_cuda:
+        import torch
+
+        torch.cuda.synchronize(like.device)
+
+
 @contextmanager
 def peak_growth() -> Iterator[list[int]]:
     """The most bytes this process grew by inside the block, looked at every two milliseconds."""

@@ -136,7 +136,7 @@ def test_only_matrices_decay():
 
 
 @pytest.mark.slow  # torch.compile makes kernels with a C++ compiler
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # torch.compile uses it itself
+@pytest.mark.filterwarnings("default")  # torch.compile warns of what it does itself
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_compiled_layers_have_the_same_curve():
     loss, found = sft_loss(NoSettings()), []
