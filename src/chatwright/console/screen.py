@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,11 @@ from rich.console import Console
 console = Console(
     emoji=False, width=None if sys.stdout.isatty() else 160, quiet=os.environ.get("RANK", "0") != "0"
 )
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: stages.sft.optim.lr=1e-4"),
+]
 StorePlace = Annotated[
     str, typer.Option("--store", envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://…")
 ]

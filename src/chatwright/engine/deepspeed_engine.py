@@ -90,6 +90,8 @@ class DeepSpeedEngine(TorchEngine):
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
         import deepspeed
 
+        # compiled at the first start, for inference alone; killed at it, DeepSpeed would wait for ever after
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
             from torch._C._distributed_c10d import HashStore
 

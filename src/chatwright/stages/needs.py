@@ -48,6 +48,8 @@ class Place:
     gpu: bool
     vllm: int = 0
     """Bytes that vLLM in process takes of a device."""
+    counted: bool = False
+    """Leave out what only a step, run without data, can tell: activations and logits."""
 
     def packed(self, config: Any) -> bool:
         """Does a model of this configuration run without padding here (models/trunk.py)?"""
@@ -156,6 +158,8 @@ def largest_step(
     model: Trained, reading: Reading, place: Place, batches: Sequence[Batch], asked: int | None
 ) -> Step:
     """Of the largest micro-batch."""
+    if place.counted:
+        return Step(sizes(model).trained * width(place.engine), 0, 0)
     packed = place.packed(model.config)
     part, count = place.largest(batches, asked, packed)
     step = step_of(model, reading, part, packed, count)
