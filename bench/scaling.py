@@ -2,7 +2,8 @@
 
 Every process has one thread. Rows: the same step of SFT (same rows, same loss, same gradient norm) on two
 processes against one; `ours` and `peer` are tokens a second of each process, so the ratio is the efficiency.
-Curves, one an engine: every point is a fresh start of its processes.
+Curves, one an engine: every point is a fresh start of its processes. `CPU s` is what all computed together
+in a step: what two spend more than one is work that sharing adds; the rest of a loss is waiting.
 
 Bytes are counted twice, for every process and step. `sent` is what the kernel saw the process send on its
 TCP connections and arrive (TCP_INFO): nothing that gloo does in between goes unseen. `ring` is what the
@@ -21,8 +22,9 @@ import statistics
 import struct
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -34,8 +36,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "DDP": {"kind": "torch"},
     **{f"ZeRO-{zero}": {"kind": "deepspeed", "zero": zero} for zero in range(4)},
 }
-EVERY_WEIGHT = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
-"""ZeRO-3 keeps small weights whole by default; to compare with the arithmetic all are spread."""
+AS_A_LARGE_ONE = {
+    "zero_optimization": {
+        "stage3_param_persistence_threshold": 0, "stage3_max_live_parameters": 0,
+        "stage3_max_reuse_distance": 0,
+    }
+}  # fmt: skip
+"""ZeRO-3 keeps small weights whole, and gathered ones up to a thousand million: a small model would be
+gathered once a step. So it is treated as one that is larger than that."""
 WHOLE_SHARE = 1 << 20
 """Tokens of a micro-batch that hold any process's share of a step."""
 STEPS = 2
@@ -58,7 +66,14 @@ class Group:
 
     def ask(self, **question: Any) -> list[Any]:
         """Every process's answer, all asked at once."""
-        return list(self._pool.map(lambda worker: worker.ask(**question), self.workers))
+        asked = [self._pool.submit(worker.ask, **question) for worker in self.workers]
+        try:
+            wait(asked, return_when=FIRST_EXCEPTION)
+            return [answer.result(timeout=0) for answer in asked]
+        except Exception:
+            for worker in self.workers:  # one is gone, and the others would wait for it
+                worker.process.kill()
+            raise
 
     def close(self) -> None:
         """End them; they leave together."""
@@ -125,19 +140,20 @@ def growth(engine: Mapping[str, Any]) -> Curve:
     """A curve of an engine: one and two processes, then more micro-batches of a step."""
 
     def curve(options: Options) -> Points:
-        spread = {"deepspeed": EVERY_WEIGHT} if engine.get("zero") == 3 else {}
+        spread = {"deepspeed": AS_A_LARGE_ONE} if engine.get("zero") == 3 else {}
         with work_of(options) as work:
             for processes, parts in ((1, 1), (2, 1)) if options.quick else ((1, 1), (2, 1), (2, 4)):
                 tokens = WHOLE_SHARE if parts == 1 else share_of(work["folder"], processes * parts)
                 told = work | {"engine": {**engine, **spread}, "micro_tokens": tokens}
                 with closing(Group(told, processes)) as group:
                     group.ask(steps=1)
-                    paces = [group.ask(steps=1)[0] for _ in range(1 if options.quick else 3)]
+                    paces = [group.ask(steps=1) for _ in range(1 if options.quick else 3)]
                     counted = group.ask(steps=1, count=True)
                 yield {
                     "processes": processes,
                     "micro-batches": counted[0]["parts"],
-                    "tokens/s": statistics.median(p["tokens"] / p["seconds"] for p in paces),
+                    "tokens/s": statistics.median(p[0]["tokens"] / p[0]["seconds"] for p in paces),
+                    "CPU s": statistics.median(sum(rank["cpu"] for rank in p) for p in paces),
                     "held MB": max(c["held"] for c in counted) / 1e6,
                     "peak MB": max(c["peak"] for c in counted) / 1e6,
                     "sent MB": statistics.mean(c["sent"] for c in counted) / 1e6,
@@ -207,11 +223,13 @@ class Rank:
             return self.counted()
         if profile:
             return self.profiled()
+        before = time.process_time()
         with timed() as seconds:
             for _ in range(steps):
                 metrics = self.engine.step(self.batch, self.loss)
         named = {key: float(metrics[key]) for key in ("loss", "grad_norm")}
-        return named | {"seconds": seconds[0], "tokens": self.tokens * steps}
+        took = {"seconds": seconds[0], "cpu": time.process_time() - before}
+        return named | took | {"tokens": self.tokens * steps}
 
     def counted(self) -> dict[str, float]:
         """Bytes of a step: of memory at most (looked at every two milliseconds), and sent."""

@@ -18,13 +18,12 @@ from rich.console import Console
 from rich.table import Table
 
 from chatwright.console.costs import Wish
+from chatwright.console.screen import PLANNED, clock
 from chatwright.core.files import read_json, read_jsonl, write_json
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.recipe.schema import EvaluateStage, GateStage, Recipe, RLStage, Stage, TrainStage
 from chatwright.stages.plan import MakeJob, Work, amount, print_plan
 
-PLANNED = "plan.json"
-"""The file in a run's folder that keeps the seconds a probe foretold."""
 LOOKED_AT = 8
 """Prompts that models under evaluation answer in a probe."""
 
@@ -159,11 +158,3 @@ def times_table(paces: Mapping[str, Pace], ranks: int, price: float | None) -> T
     cost = [f"[bold]{hours * price:,.2f}"] if price is not None else []
     table.add_row("[bold]all", "", "", "", f"[bold]{clock(whole)}", f"[bold]{hours:.3g}", "", *cost)
     return table
-
-
-def clock(seconds: float) -> str:
-    """1.5 s, 12:30 min or 5:40 h."""
-    if seconds < 60:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60:,}:{minutes % 60:02d} h"

@@ -23,3 +23,13 @@ Changes = Annotated[
 StorePlace = Annotated[
     str, typer.Option("--store", envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://…")
 ]
+PLANNED = "plan.json"
+"""The file in a run's folder that keeps the seconds a probe foretold."""
+
+
+def clock(seconds: float) -> str:
+    """1.5 s, 12:30 min or 5:40 h."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60:,}:{minutes % 60:02d} h"

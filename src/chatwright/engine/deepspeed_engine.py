@@ -92,7 +92,7 @@ class DeepSpeedEngine(TorchEngine):
         kernels.prepare()
         import deepspeed
 
-        # compiled at the first start, for inference alone; killed at it, DeepSpeed would wait for ever after
+        # for inference alone: not worth a compiler and a minute at the first start
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
             from torch._C._distributed_c10d import HashStore

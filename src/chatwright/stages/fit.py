@@ -59,7 +59,7 @@ def engines(given: EngineConfig, ranks: int, gpu: bool) -> Iterator[EngineConfig
     plain = {"offload": None, "offload_weights": None}
     changes: list[dict[str, Any]] = [{"zero": zero, **plain} for zero in (1, 2, 3) if ranks > 1]
     if gpu:  # a CPU's host is the CPU
-        changes += [{"zero": zero, **plain, "offload": "cpu"} for zero in ((2, 3) if ranks > 1 else (1,))]
+        changes += [{"zero": zero, **plain, "offload": "cpu"} for zero in (2, 3)[: 1 + (ranks > 1)]]
         changes.append({"zero": 3, "offload": "cpu", "offload_weights": "cpu"})
     shared = given.model_dump(
         include={"device", "dtype", "threads", "timeout", "deepspeed"}, exclude_unset=True
