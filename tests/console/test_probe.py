@@ -49,7 +49,7 @@ def test_a_probe_shortens_every_stage_and_reaches_nothing_outside(tmp_path):
     works = {stage.name: Work(10, 4, 0, 0, ()) for stage in run.stages}
     changes = shortened(run, works, 5)
     assert "log=[]" in changes and "stages.sft.steps=4" in changes and "stages.check.limit=8" in changes
-    assert "stages.chat.health.action=off" in changes
+    assert "stages.chat.health.action='off'" in changes
     assert read_recipe(tmp_path / "recipe.yaml", changes).stages[1].steps == 4
 
 

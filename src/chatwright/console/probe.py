@@ -104,7 +104,7 @@ def shortened(recipe: Recipe, works: Mapping[str, Work], steps: int) -> list[str
         if isinstance(stage, TrainStage):
             found.append(f"{here}.evaluate_every=null")
         elif isinstance(stage, RLStage):
-            found += [f"{here}.health.action=off", f"{here}.settings.critic_warmup=0"]
+            found += [f"{here}.health.action='off'", f"{here}.settings.critic_warmup=0"]
         elif isinstance(stage, EvaluateStage | GateStage):
             found.append(f"{here}.limit={min(LOOKED_AT, stage.limit or LOOKED_AT)}")
         if isinstance(stage, GateStage):
