@@ -69,6 +69,17 @@ def test_mistakes_are_named(tmp_path, change, wanted):
         read_recipe(write(tmp_path, content))
 
 
+def test_a_change_to_one_stage_leaves_the_others_of_its_anchor(tmp_path):
+    content = recipe()
+    shared = {"lr": 1e-3}
+    for name in ("pretrain", "sft"):
+        stage(content, name)["optim"] = shared
+    path = write(tmp_path, content)
+    assert "&id" in path.read_text()
+    found = read_recipe(path, ["stages.sft.optim.lr=0.5"]).stages
+    assert [s.optim.lr for s in found if s.name in ("pretrain", "sft")] == [1e-3, 0.5]
+
+
 def test_one_mistake_is_one_line(tmp_path):
     content = recipe()
     content["stages"] = [stage(content, "pretrain") | {"epoch": 1}]

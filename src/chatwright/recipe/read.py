@@ -23,7 +23,7 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
         raise ChatwrightError(f"{path}: no such recipe; `chatwright init DIR` writes one to start from")
     text = path.read_text(encoding="utf-8")
     try:
-        raw = yaml.safe_load(text)
+        raw = _apart(yaml.safe_load(text))
         tree = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
@@ -37,6 +37,13 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     except ValidationError as error:
         found = [e for e in error.errors() if not _follows(e, error.errors())]
         raise ChatwrightError("\n".join(_sentence(e, path, tree, raw) for e in found)) from error
+
+
+def _apart(node: Any) -> Any:
+    """A tree without shared parts: what an alias stands for can be changed in one place alone."""
+    if isinstance(node, dict):
+        return {key: _apart(value) for key, value in node.items()}
+    return [_apart(value) for value in node] if isinstance(node, list) else node
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
