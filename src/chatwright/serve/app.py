@@ -74,7 +74,7 @@ def create_app(
     )  # fmt: skip
     app.state.service = Service(config, fleet, telemetry, StoreBook(store))
     app.state.gate = Gate(config)
-    add_handlers(app)
+    add_handlers(app, lambda code: telemetry.errors.labels(code).inc())
     app.include_router(openai_api())
     app.include_router(feedback_api(store))
     app.include_router(pages())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -93,26 +93,30 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:500]
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Make every error of an app look like this."""
+def add_handlers(app: FastAPI, count: Callable[[str], object] = lambda code: None) -> None:
+    """Make every error of an app look like this; `count` is told the code of each."""
+
+    def told(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+        count(error.code)
+        return respond(error, headers)
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return respond(error)
+        return told(error)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return respond(from_validation(error.errors()))
+        return told(from_validation(error.errors()))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return respond(ApiError(error.status_code, printable(str(error.detail))), error.headers)
+        return told(ApiError(error.status_code, printable(str(error.detail))), error.headers)
 
     async def unusable(request: Request, error: Exception) -> Response:
-        return respond(refused(printable(str(error))))
+        return told(refused(printable(str(error))))
 
     async def bug(request: Request, error: Exception) -> Response:
-        return respond(ApiError(500, "internal error; the server's log has the details"))
+        return told(ApiError(500, "internal error; the server's log has the details"))
 
     app.add_exception_handler(ApiError, known)
     app.add_exception_handler(RequestValidationError, invalid)
