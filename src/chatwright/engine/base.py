@@ -24,6 +24,11 @@ class EngineConfig(Config):
         "auto", description="auto takes the first GPU and else the CPU; or cpu, cuda, cuda:1 …"
     )
     dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
+    compile: bool = Field(
+        False,
+        description="torch: compile the layers at first use, for seconds to minutes a stage. Pays in long "
+        "runs on a GPU; on a CPU only for families without a packed forward.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out.")
     zero: Literal[0, 1, 2, 3] = Field(
         1,
@@ -54,6 +59,8 @@ class EngineConfig(Config):
         }  # fmt: skip
         if self.kind == "torch" and given:
             raise ValueError(f"{', '.join(sorted(given))}: only with kind: deepspeed")
+        if self.kind == "deepspeed" and self.compile:
+            raise ValueError("compile: only with kind: torch")
         if self.offload and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3: stage 0 keeps its state whole on every device")
         if self.optimizer == "deepspeed" and not self.offload:

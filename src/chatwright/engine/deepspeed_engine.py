@@ -16,6 +16,7 @@ from torch import Tensor
 from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import ChatwrightError, Metrics
+from chatwright.engine import kernels
 from chatwright.engine.base import EngineConfig, Loss, Read, Write
 from chatwright.engine.optim import OptimConfig, groups
 from chatwright.engine.share import Whole, named
@@ -88,6 +89,7 @@ class DeepSpeedEngine(TorchEngine):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
         os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
+        kernels.prepare()
         import deepspeed
 
         if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI

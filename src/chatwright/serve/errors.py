@@ -93,11 +93,18 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:500]
 
 
-def add_handlers(app: FastAPI, count: Callable[[str], object] = lambda code: None) -> None:
-    """Make every error of an app look like this; `count` is told the code of each."""
+Count = Callable[[ApiError], object]
+
+
+def uncounted(error: ApiError) -> None:
+    """Where nobody counts errors."""
+
+
+def add_handlers(app: FastAPI, count: Count = uncounted) -> None:
+    """Make every error of an app look like this; each is counted."""
 
     def told(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
-        count(error.code)
+        count(error)
         return respond(error, headers)
 
     async def known(request: Request, error: Exception) -> Response:
