@@ -48,6 +48,8 @@ class Place:
     gpu: bool
     vllm: int = 0
     """Bytes that vLLM in process takes of a device."""
+    counted: bool = False
+    """Leave out what only a step, run without data, can tell: activations and logits."""
 
     def packed(self, config: Any) -> bool:
         """Does a model of this configuration run without padding here (models/trunk.py)?"""
@@ -157,9 +159,14 @@ def largest_step(
     model: Trained, reading: Reading, place: Place, batches: Sequence[Batch], asked: int | None
 ) -> Step:
     """Of the largest micro-batch."""
+    # from stage 2 on ranks exchange gradients as they come, bucket by bucket (held() counts the buckets)
+    kept = not (place.engine.kind == "deepspeed" and place.engine.zero > 1)
+    if place.counted:
+        return Step(kept * sizes(model).trained * width(place.engine), 0, 0)
     packed = place.packed(model.config)
     part, count = place.largest(batches, asked, packed)
     step = step_of(model, reading, part, packed, count)
+    step = step._replace(gradients=kept * step.gradients)
     return step if place.gpu else step._replace(activations=round(step.activations * HEAP))
 
 
