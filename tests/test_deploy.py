@@ -456,4 +456,4 @@ def test_deepspeed_runs_the_hosts_of_a_hostfile(tmp_path):
     assert len(list((out / "mini" / "ranks").glob("rank-*.json"))) == 2
     wrong = both("--set", "stages.sft.steps=none")
     assert [status for _, status in wrong] == [2, 2], wrong
-    assert "".join(said for said, _ in wrong).count("error:") == 1, wrong
+    assert [said.count("error:") for said, _ in wrong] == [1, 1], wrong  # each host finds it by itself
