@@ -5,7 +5,7 @@ import time
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from chatwright.core.memory import Live, Watch
+from chatwright.core.memory import Live, Watch, available
 
 
 def test_live_counts_what_operations_make_as_long_as_it_lives():
@@ -53,3 +53,23 @@ def test_a_watch_sees_what_a_block_took_though_it_is_gone():
         del big
         torch.ones(1000).exp().sum()
     assert watch.peak > 90e6
+
+
+def test_a_containers_limit_counts_where_it_is_below_the_machines(tmp_path):
+    machine = available(tmp_path)
+    assert machine > 2**20
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("700000\n")
+    (tmp_path / "memory.stat").write_text("anon 500000\ninactive_file 200000\n")
+    assert available(tmp_path) > 2**20
+    (tmp_path / "memory.max").write_text("1000000\n")
+    assert available(tmp_path) == 1_000_000 - 700_000 + 200_000
+    old = tmp_path / "v1"
+    (old / "memory").mkdir(parents=True)
+    for name, text in (
+        ("limit_in_bytes", "1000"),
+        ("usage_in_bytes", "1300"),
+        ("stat", "total_inactive_file 100"),
+    ):
+        (old / "memory" / f"memory.{name}").write_text(text)
+    assert available(old) == 0

@@ -7,7 +7,8 @@ import gc
 import threading
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -15,6 +16,26 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+CGROUPS = {
+    2: ("memory.max", "memory.current", "memory.stat", "inactive_file"),
+    1: (
+        "memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat",
+        "total_inactive_file",
+    ),
+}  # fmt: skip
+"""Limit, use, and what of it the kernel would give back, by version of Linux' control groups."""
+
+
+def available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that may still be taken: of the machine's, and of its container's where that has a limit."""
+    free = int(psutil.virtual_memory().available)
+    for limit, used, stat, idle in CGROUPS.values():
+        with suppress(OSError, ValueError, KeyError):  # no such version, or "max"
+            most = int((cgroup / limit).read_text())
+            rows = dict(row.split() for row in (cgroup / stat).read_text().splitlines())
+            free = min(free, max(0, most - int((cgroup / used).read_text()) + int(rows[idle])))
+    return free
 
 
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -6,9 +6,10 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-import psutil
 import torch
 from torch import Tensor
+
+from chatwright.core.memory import available
 
 STEP = 64
 """A row's room is a multiple of so many tokens."""
@@ -118,7 +119,7 @@ def default_budget(device: torch.device) -> int:
     """A third of the memory that is free on the device now."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0]) // 3
-    return int(psutil.virtual_memory().available) // 3
+    return available() // 3
 
 
 def _rounded(room: int) -> int:

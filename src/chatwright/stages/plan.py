@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from rich.console import Console
 from rich.table import Table
 
 from chatwright.core.interrupt import StopFlag
+from chatwright.core.memory import available
 from chatwright.core.types import Record
 from chatwright.data.template import Template
 from chatwright.engine.torch_engine import pick_device
@@ -67,7 +67,7 @@ def devices(recipe: Recipe, ranks: int, memory: int | None) -> Devices:
     gpu = name.startswith("cuda") or (name == "auto" and (memory is not None or torch.cuda.is_available()))
     if memory is None and gpu and torch.cuda.is_available():
         memory = torch.cuda.get_device_properties(pick_device(name)).total_memory
-    return Devices(ranks, memory or psutil.virtual_memory().available // ranks, gpu)
+    return Devices(ranks, memory or available() // ranks, gpu)
 
 
 def print_plan(

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-import psutil
 import torch
 import torch.nn as nn
 from torch import Tensor
 
 from chatwright.core.batch import Batch
 from chatwright.core.files import write_json
+from chatwright.core.memory import available
 from chatwright.core.types import ChatwrightError, Rollout
 from chatwright.data.template import Template
 from chatwright.engine.torch_engine import pick_device
@@ -119,7 +119,7 @@ def room_on(device: torch.device) -> int:
     """Bytes that are free there now; processes of one machine share its memory."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
-    return int(psutil.virtual_memory().available) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
 
 
 def _whole(parameter: nn.Parameter) -> int:
