@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, help="pairs a row (5; quick: 1)")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of both sides")
     parser.add_argument("--data", default="Anthropic/hh-rlhf", help="HH's pairs: file or hub name")
+    parser.add_argument("--minutes", type=float, help="of rows that last (10; quick: a third of one)")
     parser.add_argument("--no-curves", action="store_true", help="rows only")
     return parser.parse_args()
 
@@ -44,7 +45,7 @@ def main() -> int:
 
     torch.set_num_threads(a.threads)
     section = importlib.import_module(f"bench.{a.section}")
-    options = harness.Options(a.quick, a.pairs or (1 if a.quick else 5), a.threads, a.data)
+    options = harness.Options(a.quick, a.pairs or (1 if a.quick else 5), a.threads, a.data, a.minutes)
     console, results, curves = Console(width=150), [], {}
     made: dict[str, Any] = {"command": " ".join(["python -m bench", *sys.argv[1:]])}
     made |= {"machine": harness.machine(), "versions": harness.versions()}

@@ -97,7 +97,7 @@ class EndsAt(LogitsProcessor):
         self.start, self.wanted, self.end, self.never = start, torch.tensor(wanted), end, [end, pad]
 
     def __call__(self, ids: Any, scores: Any) -> Any:
-        over = ids.size(1) - self.start + 1 >= self.wanted
+        over = ids.size(1) - self.start + 1 >= self.wanted.to(ids.device)
         scores[:, self.never] = -torch.inf
         scores[over] = -torch.inf
         scores[over, self.end] = 0.0
@@ -111,8 +111,10 @@ def generate(lm: Any, work: Sequence[Ask], rows: int) -> Round:
         for at in range(0, len(work), rows):
             part = work[at : at + rows]
             width, wanted = max(len(ids) for ids, _ in part), [n for _, n in part]
-            ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in part])
-            mask = torch.tensor([[0] * (width - len(ids)) + [1] * len(ids) for ids, _ in part])
+            ids = torch.tensor([[pad] * (width - len(ids)) + ids for ids, _ in part], device=lm.device)
+            mask = (torch.arange(width) >= torch.tensor([[width - len(ids)] for ids, _ in part])).to(
+                lm.device
+            )
             out = lm.generate(
                 input_ids=ids, attention_mask=mask, do_sample=True, top_k=0, max_new_tokens=max(wanted),
                 eos_token_id=end, pad_token_id=pad,

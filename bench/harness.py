@@ -52,6 +52,8 @@ class Options(NamedTuple):
     threads: int
     data: str = "Anthropic/hh-rlhf"
     """HH's preference pairs: a file, or a name on the hub."""
+    minutes: float | None = None
+    """How long a row that lasts is to last; its own choice where nothing is said."""
 
 
 class Sides(NamedTuple):
@@ -77,6 +79,8 @@ class Row:
     tolerance: float = 1e-3
     warm: bool = True
     """One pair is thrown away first."""
+    once: bool = False
+    """It lasts, and is measured once however many pairs are asked for."""
 
 
 Points = Iterator[Mapping[str, float]]
@@ -120,7 +124,7 @@ def measure(row: Row, options: Options) -> Result:
     """Alternate the two sides and take the ratio of each pair."""
     result = Result(row)
     with row.sides(options) as (ours, peer):
-        for pair in range(-int(row.warm), options.pairs):
+        for pair in range(-int(row.warm), 1 if row.once else options.pairs):
             if peer is None:
                 one, other = ours(), None
             elif pair % 2:
@@ -156,6 +160,14 @@ def timed() -> Iterator[list[float]]:
     start = time.perf_counter()
     yield seconds
     seconds.append(time.perf_counter() - start)
+
+
+def settled(like: Any) -> None:
+    """Wait for the device that a tensor lies on."""
+    if like.is_cuda:
+        import torch
+
+        torch.cuda.synchronize(like.device)
 
 
 @contextmanager

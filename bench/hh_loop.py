@@ -57,13 +57,13 @@ def recipe(model: str) -> dict[str, Any]:
     sft = {"name": "sft", "objective": "sft", "data": ["train_demos"], "optim": {"lr": 2e-3, "warmup": 20}}
     judge = {
         "name": "judge", "objective": "reward_model", "from": "sft", "data": ["train_pairs"],
-        "held_out_data": ["held_pairs"], "optim": {"lr": 1e-3, "warmup": 20},
+        "held_out_data": ["held_pairs"], "optim": {"lr": 5e-4, "warmup": 20, "schedule": "linear"},
     }  # fmt: skip
     chat = {
         "name": "chat", "kind": "rl", "method": "ppo", "from": "sft", "data": ["train_prompts"], "steps": 40,
-        "reward": {"judge": 1.0}, "critic": {"from": "judge", "optim": {"lr": 1e-3}}, "optim": {"lr": 3e-4},
+        "reward": {"judge": 1.0}, "critic": {"from": "judge", "optim": {"lr": 5e-4}}, "optim": {"lr": 1e-4},
         "sampling": {"max_tokens": 64},
-        "settings": {"prompts": 64, "kl": 0.02, "minibatch": 32, "critic_warmup": 2},
+        "settings": {"prompts": 64, "kl": 0.1, "minibatch": 32, "critic_warmup": 2},
     }  # fmt: skip
     check = {
         "name": "check", "kind": "evaluate", "compare": ["sft", "chat"], "data": ["held_prompts"],
@@ -74,7 +74,7 @@ def recipe(model: str) -> dict[str, Any]:
         "seed": 1,
         "model": model,
         "data": {name: f"{name}.jsonl" for name in names},
-        "stages": [sft | learn, judge | learn, chat, check],
+        "stages": [sft | learn, judge | learn | {"steps": 150}, chat, check],
     }
 
 

@@ -158,6 +158,7 @@ class Grpo:
         answers: int,
         length: int,
         rule: Callable[[Sequence[int]], float],
+        **more: Any,
     ) -> None:
         datasets.disable_progress_bars()
         warnings.filterwarnings("ignore")
@@ -173,7 +174,7 @@ class Grpo:
             **settings(
                 self.folder.name, per_device_train_batch_size=self.answers, num_generations=answers,
                 max_completion_length=length, temperature=1.0, beta=0.0, shuffle_dataset=False,
-                generation_kwargs={"min_new_tokens": length},
+                generation_kwargs={"min_new_tokens": length}, **more,
             )
         )  # fmt: skip
         texts = [tokenizer.decode(template.prompt_ids(p.messages)) for p in prompts]

@@ -6,9 +6,9 @@ they draw differs (each has its own generator), so what is compared for equality
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from bench import workload
@@ -57,6 +57,19 @@ def questions(options: Options, count: int, tokens: int | None = None) -> list[P
     raise SystemExit(f"{options.data}: fewer than {count} questions of {tokens} tokens")
 
 
+class Models(NamedTuple):
+    """What a step runs: makers of a policy and of a scorer, and where they compute."""
+
+    policy: Callable[[], Any]
+    scorer: Callable[[], Any]
+    device: str = "cpu"
+
+
+def usual(options: Options) -> Models:
+    """The Llama of 10.7 million parameters, four times."""
+    return Models(lambda: workload.model(options.data), lambda: workload.scorer(options.data))
+
+
 def ours(
     options: Options,
     method: str,
@@ -64,18 +77,16 @@ def ours(
     prompts: Sequence[Prompt],
     length: int,
     preset: str | None = None,
+    models: Models | None = None,
 ) -> Any:
     """Our loop as a round: `learn` for one step."""
-    full = resolve(method, settings, preset)
-    policy, template = workload.engine(workload.model(options.data)), workload.template(options.data)
+    full, made = resolve(method, settings, preset), models or usual(options)
+    policy, template = workload.engine(made.policy(), made.device), workload.template(options.data)
     critic = reference = None
     reward: Any = by_rule
     if method == "ppo":
-        frozen = Frozen(workload.model(options.data), "cpu")
-        critic, judge = (
-            workload.engine(workload.scorer(options.data)),
-            Frozen(workload.scorer(options.data), "cpu"),
-        )
+        frozen, judge = (Frozen(make(), made.device) for make in (made.policy, made.scorer))
+        critic = workload.engine(made.scorer(), made.device)
         reward = ModelReward(judge, template.pad_id)
 
         def reference(batch: Any) -> Any:

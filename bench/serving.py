@@ -7,6 +7,7 @@ so that they take as little as possible of the machine that they share with what
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -27,6 +28,12 @@ from bench.harness import ROOT, Options, Round, Row, Sides, Worker
 TOKENS = 64
 """Of each answer; the end of turn is forbidden."""
 QUESTIONS = [f"What about parcel number {n}, and where is it now?" for n in range(16)]
+ASKED = 25
+"""Different requests, a question and a seed each: many clients send the same one at the same time, and must
+get the same answer. Another one belongs to somebody else.
+"""
+SAID: dict[tuple[int, int], str] = {}
+"""(tokens, request) -> its answer as it came first. In the clients' process."""
 ENDS = {"0": -100, "1": -100, "2": -100, "3": -100}
 
 
@@ -155,9 +162,10 @@ def load(port: int, model: str, clients: int, rounds: int, tokens: int, bias: bo
     async def client(number: int) -> list[dict[str, Any]]:
         made = []
         for turn in range(rounds):
-            question = QUESTIONS[(number + turn) % len(QUESTIONS)]
-            made.append(await stream(port, model, question, tokens, bias, seed=number % 50))
-            made[-1]["asked"] = (question, number % 50)
+            asked = (number + 7 * turn) % ASKED
+            question, seed = QUESTIONS[asked % len(QUESTIONS)], asked
+            made.append(await stream(port, model, question, tokens, bias, seed))
+            made[-1]["asked"] = asked
         return made
 
     async def everybody() -> list[list[dict[str, Any]]]:
@@ -166,27 +174,34 @@ def load(port: int, model: str, clients: int, rounds: int, tokens: int, bias: bo
     began = time.perf_counter()
     seen = [one for made in asyncio.run(everybody()) for one in made]
     took = time.perf_counter() - began
-    said: dict[Any, set[str]] = {}
-    wrong = written = 0
+    wrong = mixed = written = 0
     for one in seen:
-        chunks = [json.loads(line[6:]) for line in one["lines"] if line.startswith(b"data: {")]
-        texts = [c["choices"][0]["delta"].get("content") or "" for c in chunks if c.get("choices")]
-        ended = [c for c in chunks if c.get("choices") and c["choices"][0].get("finish_reason")]
-        ids = {c.get("id") for c in chunks}
-        counted = [c["usage"]["completion_tokens"] for c in chunks if c.get("usage")]
-        written += counted[-1] if counted else sum(map(bool, texts))
-        whole = any(line.startswith(b"data: [DONE]") for line in one["lines"]) or not bias
-        wrong += not (len(ended) == 1 and len(ids) == 1 and whole)
-        said.setdefault(one["asked"], set()).add("".join(texts))
+        whole, text, count = read(one["lines"], bias)
+        wrong += not whole
+        written += count
+        mixed += bias and SAID.setdefault((tokens, one["asked"]), text) != text
     return {
         "tokens_per_second": written / took,
         "tokens": written,
         "first": statistics.median(one["first"] for one in seen),
-        "wrong": wrong,
-        # the same question with the same seed has one answer: a second one belongs to somebody else
-        "mixed": sum(len(texts) - 1 for texts in said.values()) if bias else 0,
+        "wrong": wrong + (clients * rounds - len(seen)),
+        "mixed": mixed,
+        "texts": len(set(SAID.values())),
         "answers": len(seen),
     }
+
+
+def read(lines: Sequence[bytes], ours: bool) -> tuple[bool, str, int]:
+    """Of a stream: did it come whole and without an error, its text, and how many tokens it has."""
+    chunks = [json.loads(line[6:]) for line in lines if line.startswith(b"data: {")]
+    told = [chunk for chunk in chunks if chunk.get("choices")]
+    texts = [chunk["choices"][0]["delta"].get("content") or "" for chunk in told]
+    ends = [chunk for chunk in told if chunk["choices"][0].get("finish_reason")]
+    counted = [chunk["usage"]["completion_tokens"] for chunk in chunks if chunk.get("usage")]
+    done = any(line.startswith(b"data: [DONE]") for line in lines) or not ours
+    failed = any("error" in chunk for chunk in chunks) or any(b"HTTP/1.1" in line for line in lines)
+    whole = done and not failed and len(ends) == 1 and len({chunk.get("id") for chunk in chunks}) == 1
+    return whole, "".join(texts), counted[-1] if counted else sum(map(bool, texts))
 
 
 def bare(folder: str, threads: int, batch: int) -> None:
@@ -247,15 +262,8 @@ def against_the_engine(options: Options) -> Iterator[Sides]:
         crowd = stack.enter_context(worker("clients()"))
 
         def ours() -> Round:
-            asked = {
-                "port": port,
-                "model": "m",
-                "clients": n,
-                "rounds": rounds,
-                "tokens": TOKENS,
-                "bias": True,
-            }
-            seen = crowd.ask(**asked)
+            asked = {"port": port, "model": "m", "clients": n, "rounds": rounds, "tokens": TOKENS}
+            seen = crowd.ask(**asked, bias=True)
             assert not seen["wrong"] and not seen["mixed"], seen
             return Round(seen["tokens_per_second"], same={"tokens": seen["tokens"]})
 
@@ -307,41 +315,51 @@ def against_transformers(options: Options) -> Iterator[Sides]:
         yield Sides(side(port, "m", True), side(theirs, folder, False))
 
 
-@contextmanager
-def crowd(options: Options) -> Iterator[Sides]:
+@functools.cache
+def stay(options: Options) -> dict[str, Any]:
     """A hundred clients that stream, again and again: what went wrong, and how memory grew."""
-    seconds = 20 if options.quick else 600
+    seconds = 60 * (options.minutes or (1 / 3 if options.quick else 10))
     with ExitStack() as stack:
         folder = stack.enter_context(model_folder())
         port, number = stack.enter_context(chatwright(folder, options, 64))
         people = stack.enter_context(worker("clients()"))
+        server = psutil.Process(number)
+        asked = {"port": port, "model": "m", "clients": 100, "rounds": 2, "tokens": TOKENS, "bias": True}
+        wrong, answered, memory, texts = 0, 0, list[float](), 0
+        began = time.monotonic()
+        while not memory or time.monotonic() - began < seconds:
+            seen = people.ask(**asked)
+            wrong += seen["wrong"] + seen["mixed"]
+            answered += seen["answers"]
+            texts = seen["texts"]
+            memory.append(server.memory_info().rss / 2**20)
+        took = time.monotonic() - began
+    if texts < ASKED:
+        raise RuntimeError(
+            f"{ASKED} requests had {texts} different answers: nothing could have been mixed up"
+        )
+    early = memory[len(memory) // 4]
+    note = f"{answered} answers in {took:.0f} s; memory {memory[0]:.0f} MiB after the first round, "
+    note += f"{early:.0f} after a quarter of the time, {memory[-1]:.0f} at the end, {max(memory):.0f} at most"
+    return {"wrong": wrong, "growth": memory[-1] / early, "note": note}
 
-        def ours() -> Round:
-            wrong, answered, memory, began = 0, 0, [], time.monotonic()
-            while time.monotonic() - began < seconds:
-                asked = {
-                    "port": port,
-                    "model": "m",
-                    "clients": 100,
-                    "rounds": 2,
-                    "tokens": TOKENS,
-                    "bias": True,
-                }
-                seen = people.ask(**asked)
-                wrong += seen["wrong"] + seen["mixed"]
-                answered += seen["answers"]
-                memory.append(psutil.Process(number).memory_info().rss / 2**20)
-            early = memory[min(len(memory) - 1, len(memory) // 4)]
-            note = f"{answered} answers in {time.monotonic() - began:.0f} s; memory {memory[0]:.0f} MiB "
-            note += f"after the first round, {early:.0f} after a quarter, {memory[-1]:.0f} at the end"
-            return Round(wrong, note=note)
 
-        yield Sides(ours)
+@contextmanager
+def crowd(options: Options) -> Iterator[Sides]:
+    """Streams that failed, broke off, or brought somebody else's answer."""
+    yield Sides(lambda: Round(stay(options)["wrong"], note=stay(options)["note"]))
+
+
+@contextmanager
+def memory(options: Options) -> Iterator[Sides]:
+    """The server's memory at the end of the same load, by that after a quarter of it."""
+    yield Sides(lambda: Round(stay(options)["growth"]))
 
 
 ROWS = [
     Row("32 streams", "bare engine", "tokens/s", ">= 0.8", against_the_engine),
     Row("first token, one client", "bare engine", "ms more", "<= 20", first_token),
     Row("32 clients", "transformers serve", "tokens/s", ">= 3", against_transformers),
-    Row("100 clients: errors, lost, mixed up", "none", "streams", "<= 0", crowd, warm=False),
+    Row("100 clients: errors, lost, mixed up", "none", "streams", "<= 0", crowd, warm=False, once=True),
+    Row("100 clients: memory, end over a quarter", "none", "times", "<= 1.1", memory, warm=False, once=True),
 ]

@@ -16,7 +16,18 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from bench import workload
-from bench.harness import Curve, Options, Points, Round, Row, Sides, in_own_process, peak_growth, timed
+from bench.harness import (
+    Curve,
+    Options,
+    Points,
+    Round,
+    Row,
+    Sides,
+    in_own_process,
+    peak_growth,
+    settled,
+    timed,
+)
 
 from chatwright.core.batch import Batch
 from chatwright.data.batches import collate_demos, collate_pairs
@@ -199,19 +210,27 @@ def step_flops(config: Any, batch: Batch) -> float:
     return 6 * linear + 3 * 2 * scores
 
 
-def matmul_rate(config: Any, trained: float, tokens: int = 2048, seconds: float = 2.0) -> float:
+def matmul_rate(
+    config: Any, trained: float, tokens: int = 2048, seconds: float = 2.0, like: Any = None
+) -> float:
     """FLOP/s of the model's products, forward and both backward ones, in the proportions of a step."""
     hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
     few = max(1, int(tokens * trained))
     shapes = [(tokens, hidden, hidden)] * 4 + [(tokens, hidden, wide)] * 2 + [(tokens, wide, hidden)]
     shapes = shapes * layers + [(few, hidden, config.vocab_size)]
-    made = {s: (torch.randn(s[0], s[1]), torch.randn(s[2], s[1]), torch.randn(s[0], s[2])) for s in shapes}
+    like = torch.empty(0) if like is None else like
+
+    def normal(rows: int, columns: int) -> torch.Tensor:
+        return torch.randn(rows, columns, device=like.device, dtype=like.dtype)
+
+    made = {s: (normal(s[0], s[1]), normal(s[2], s[1]), normal(s[0], s[2])) for s in shapes}
     work, start = 0.0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for shape in shapes:
             x, w, g = made[shape]
             x @ w.t(), g @ w, g.t() @ x
             work += 6.0 * shape[0] * shape[1] * shape[2]
+        settled(like)
     return work / (time.perf_counter() - start)
 
 

@@ -77,16 +77,16 @@ LR = 1e-9
 ADAM = (0.9, 0.95)
 
 
-def engine(module: Any, **settings: Any) -> TorchEngine:
+def engine(module: Any, device: str = "cpu", **settings: Any) -> TorchEngine:
     """Ours."""
     optim = OptimConfig(**{"lr": LR, "schedule": "constant", "betas": ADAM, "clip": 1.0, **settings})
-    return TorchEngine(module, optim, 1000, "cpu")
+    return TorchEngine(module, optim, 1000, device)
 
 
-def scorer(source: str, seed: int = 0) -> Any:
+def scorer(source: str, seed: int = 0, **shape: Any) -> Any:
     """The same backbone with a scalar head that is not zero, so that a gradient reaches every layer."""
     with tempfile.TemporaryDirectory() as folder:
-        save_model(model(source), tokenizer(source), template(source), Path(folder))
+        save_model(model(source, **shape), tokenizer(source), template(source), Path(folder))
         made = scalar_model(folder)
     torch.nn.init.normal_(made.score.weight, std=0.02, generator=torch.Generator().manual_seed(seed))
     return made

@@ -72,3 +72,17 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path):
     figure = found["ratios"]["chatwright --help"]
     assert figure["median"] == figure["runs"][0] > 0 and "chatwright --help" in said
     assert {"machine", "versions", "curves", "command"} <= set(found)
+
+
+@pytest.mark.slow  # four models and trl, in a process of their own
+def test_the_rows_for_a_gpu_run_with_small_models_anywhere(tmp_path):
+    words, rows = ("where", "is", "my", "parcel", "when", "does", "it", "come", "back", "to", "shop"), []
+    for i in range(40):
+        asked = " ".join(words[(i + k * (i + 1)) % len(words)] for k in range(60))
+        rows.append({"prompt": asked, "chosen": f"It comes in {i} days.", "rejected": f"No {i}."})
+    data, out = tmp_path / "pairs.jsonl", tmp_path / "gpu.json"
+    data.write_text("\n".join(json.dumps(row) for row in rows))
+    command = ["-m", "bench", "gpu", "--quick", "--threads", "1", "--data", str(data), "--json", str(out)]
+    subprocess.run([sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=True)
+    found = json.loads(out.read_text())["ratios"]
+    assert len(found) == 6 and all(row["median"] > 0 for row in found.values())

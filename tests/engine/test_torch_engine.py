@@ -1,5 +1,6 @@
 """A global step is the same however it was split, resumes exactly, and never moves on a broken gradient."""
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from chatwright.core.types import ChatwrightError
 from chatwright.engine.base import Term
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
-from chatwright.engine.torch_engine import TorchEngine
+from chatwright.engine.torch_engine import TorchEngine, compile_layers
 from chatwright.models.readout import token_logprobs
 from chatwright.train.loop import measure
 from chatwright.train.objectives import DpoConfig, NoSettings, dpo_loss, sft_loss
@@ -132,3 +133,25 @@ def test_only_matrices_decay():
     groups = build_optimizer(tiny_lm(), OptimConfig(weight_decay=0.1)).param_groups
     assert [g["weight_decay"] for g in groups] == [0.1, 0.0]
     assert all(p.dim() > 1 for p in groups[0]["params"]) and all(p.dim() == 1 for p in groups[1]["params"])
+
+
+@pytest.mark.slow  # torch.compile makes kernels with a C++ compiler
+@pytest.mark.filterwarnings("default")  # torch.compile warns of what it does itself
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_compiled_layers_have_the_same_curve():
+    loss, found = sft_loss(NoSettings()), []
+    for compiled in (False, True):
+        model = tiny_lm("gpt2")
+        if compiled:
+            compile_layers(model)
+        made = TorchEngine(model, OptimConfig(lr=1e-3), 100, "cpu")
+        found.append([made.step(demos(seed=step), loss) for step in range(4)])
+    for eager, fast in zip(*found, strict=True):
+        assert fast["loss"] == pytest.approx(eager["loss"], rel=1e-6)
+        assert fast["grad_norm"] == pytest.approx(eager["grad_norm"], rel=1e-5)
+
+
+def test_compiling_without_a_compiler_says_what_is_missing(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(ChatwrightError, match=r"needs a C\+\+ compiler"):
+        compile_layers(tiny_lm())

@@ -11,6 +11,7 @@ from chatwright.core.types import ChatwrightError
 from chatwright.pipeline import Run
 from chatwright.recipe.read import read_recipe
 from chatwright.serve.experiment import Guardrail
+from chatwright.serve.lineage import describe
 from chatwright.stages.gate import gain, guard
 from shop import recipe, write_shop
 
@@ -62,6 +63,8 @@ def test_a_better_model_is_promoted(passed):
     kept = Path(promotion["folder"])
     assert kept.parent == folder / "promoted" and sha256_of(kept) == promotion["fingerprint"]
     assert sha256_of(folder / "pretrain" / "model") == promotion["fingerprint"]
+    made, copy = (describe(place, "")["fingerprint"] for place in (folder / "pretrain" / "model", kept))
+    assert made == copy == read_json(folder / "pretrain" / "manifest.json")["fingerprint"]
     assert len((folder / "gate" / "samples.jsonl").read_text("utf-8").splitlines()) == result["prompts"]
 
 

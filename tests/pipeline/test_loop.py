@@ -14,6 +14,7 @@ from chatwright.core.files import read_json, read_jsonl
 from chatwright.core.types import ChatwrightError
 from chatwright.pipeline import Run
 from chatwright.recipe.read import read_recipe
+from chatwright.stages import build
 from shop import recipe, write_shop
 
 
@@ -177,6 +178,26 @@ def test_rl_with_lora_trains_adapters_and_saves_a_plain_model(tmp_path, method):
     assert torch.equal(made["model.embed_tokens.weight"], start["model.embed_tokens.weight"])
     checks = {c["name"]: c["ok"] for c in read_json(folder / "chat" / "preflight.json")}
     assert checks["KL to the start is 0"] and checks["sampler and trainer agree"]
+
+
+def test_with_lora_the_reward_model_is_the_critic_with_its_adapter_off(tmp_path, monkeypatch):
+    content = recipe()
+    chat = content["stages"][3]
+    chat |= {"lora": {"rank": 2}, "steps": 2, "reward": {"judge": 1.0}}
+    chat["critic"] = {"from": "judge", "optim": {"lr": 1e-2}}
+    loaded, load = [], build.scalar_model
+    monkeypatch.setattr(build, "scalar_model", lambda *given: loaded.append(given[0]) or load(*given))
+    one, _ = run(write_shop(tmp_path / "one", content), until="chat")
+    assert sum("judge" in name for name in loaded) == 1
+    chat["reward"] = {"judge": {"rule": str(one / "judge" / "model")}}  # the same by its path: loaded again
+    two, _ = run(write_shop(tmp_path / "two", content), until="chat")
+    assert sum("judge" in name for name in loaded) == 3
+    rows = [
+        [json.loads(line) for line in (folder / "chat" / "metrics.jsonl").read_text().splitlines()]
+        for folder in (one, two)
+    ]
+    for here, there in zip(*rows, strict=True):
+        assert here["reward"] == pytest.approx(there["reward"], rel=1e-5)
 
 
 def test_bfloat16_goes_through_every_stage(tmp_path):

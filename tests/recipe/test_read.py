@@ -69,6 +69,14 @@ def test_mistakes_are_named(tmp_path, change, wanted):
         read_recipe(write(tmp_path, content))
 
 
+def test_one_mistake_is_one_line(tmp_path):
+    content = recipe()
+    content["stages"] = [stage(content, "pretrain") | {"epoch": 1}]
+    with pytest.raises(ChatwrightError) as caught:
+        read_recipe(write(tmp_path, content))
+    assert len(str(caught.value).splitlines()) == 1 and "did you mean 'epochs'" in str(caught.value)
+
+
 def test_the_line_is_the_keys_line(tmp_path):
     path = write(tmp_path, recipe())
     lines = path.read_text().splitlines()

@@ -1,6 +1,7 @@
 """Feedback as training data: what becomes a record, what is dropped and counted, and how erasing finds it."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from chatwright.data.clean import hash_records
 from chatwright.data.formats import Row, read
 from chatwright.serve.export import export
 from chatwright.serve.filters import FilterConfig, cap, filtered, spammers
-from chatwright.serve.lineage import describe
+from chatwright.serve.lineage import describe, keep
 from chatwright.serve.privacy import erase, purge
 from chatwright.serve.signals import Signal
 from chatwright.serve.store import Store
@@ -208,6 +209,51 @@ def test_erasing_says_which_exports_and_models_hold_copies(store, tmp_path):
     for path in tmp_path.glob("store.db*"):
         assert b"purple" not in path.read_bytes()
     assert not any(erase(store, "ann").rows.values())
+
+
+def test_erasing_follows_copies_and_runs_that_began_with_anothers_model(store, tmp_path):
+    talk(store, "a", "Purple.", "Which colour?", user="ann")
+    store.rate(Rate(exchange="a", thumb=1)).result(10)
+    export(store, tmp_path / "out")
+    content = hash_records(records(tmp_path / "out", "rated"))
+
+    def made(run: str, stage: str, model: str, **sources: str) -> Path:
+        folder = tmp_path / "runs" / run
+        (folder / stage / "model").mkdir(parents=True)
+        recipe = {"name": run, "out": "runs", "model": model}
+        (folder / "manifest.json").write_text(json.dumps({"name": run, "recipe": recipe}))
+        about = {"stage": stage, "fingerprint": f"f-{run}", "inputs": ["base"], "sources": sources}
+        (folder / stage / "manifest.json").write_text(json.dumps(about))
+        return folder / stage / "model"
+
+    first = made("one", "kto", "runs/three/sft/model", thumbs=content)
+    promoted = tmp_path / "runs" / "one" / "promoted" / "abc"
+    promoted.mkdir(parents=True)
+    keep(first, promoted)
+    made("two", "dpo", "runs/one/promoted/abc", votes="x")
+    made("three", "sft", "runs/two/dpo/model")  # the first began with an earlier one of these
+    made("four", "sft", "somebody/else")
+    models = {(m["run"], m["folder"]) for m in erase(store, "ann", [tmp_path / "runs"]).models}
+    places = {"one": ["kto/model", "promoted/abc"], "two": ["dpo/model"], "three": ["sft/model"]}
+    runs = tmp_path / "runs"
+    assert models == {(run, str(runs / run / place)) for run in places for place in places[run]}
+    second = describe(runs / "two" / "dpo" / "model", "")["lineage"]
+    assert second["inputs"] == {"one: kto": "f-one"}
+    assert second["data"] == {"dpo/votes": "x", "one: kto/thumbs": content}
+
+
+def test_who_annotates_can_be_erased_too(store):
+    from sqlalchemy import insert
+
+    from chatwright.serve.tables import Annotation, Task
+
+    talk(store, "a", "Purple.", user="bob")
+    task = {"id": "t", "kind": "draft", "exchange": "a", "choice": 0, "wanted": 1, "priority": 0.0}
+    with store.engine.begin() as db:
+        db.execute(insert(Task).values(**task, created=1.0))
+        db.execute(insert(Annotation).values(id="n", task="t", annotator="ann", created=2.0))
+    assert not any(erase(store, "ann").rows.values())
+    assert erase(store, "annotator:ann").rows["annotations"] == 1
 
 
 def test_what_is_too_old_goes_with_its_feedback(store):

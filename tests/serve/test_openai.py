@@ -154,6 +154,9 @@ def test_models_are_listed_and_unknown_ones_named(client):
         client.chat.completions.create(model="gpt-9", messages=HELLO)
 
 
+LARGE = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"description": "x" * 70_000}}}
+
+
 @pytest.mark.parametrize(
     ("change", "param"),
     [
@@ -167,6 +170,7 @@ def test_models_are_listed_and_unknown_ones_named(client):
         ({"presence_penalty": 1.0}, "presence_penalty"),
         ({"metadata": {"duel": "d"}}, "metadata"),
         ({"messages": [{"role": "user", "content": "long " * 2000}]}, "messages"),
+        ({"response_format": LARGE}, "response_format"),
     ],
 )
 def test_what_cannot_be_done_is_a_400_that_names_the_key(served, change, param):

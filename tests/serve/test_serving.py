@@ -196,6 +196,12 @@ def test_health_metrics_and_headers(tmp_path):
         assert 'chatwright_first_token_seconds_count{model="tiny"} 1.0' in page
         assert 'chatwright_requests_total{endpoint="chat",model="tiny",status="done"} 1.0' in page
         assert 'chatwright_queue_waiting{model="tiny"} 0.0' in page
+        http.get("/v1/models/none")
+        http.post("/v1/chat/completions", json=ask("x" * (1 << 20)))
+        http.post("/v1/chat/completions", json=ask(n=0))
+        page = http.get("/metrics").text
+        for status, code in ((404, "model_not_found"), (413, "request_too_large"), (400, "invalid_request")):
+            assert f'chatwright_errors_total{{code="{code}",status="{status}"}} 1.0' in page
         headers = http.get("/v1/models").headers
         assert headers["x-content-type-options"] == "nosniff" and "access-control-allow-origin" not in headers
         assert "server" not in headers

@@ -65,6 +65,11 @@ class EngineConfig(Config):
     dtype: Dtype = Field(
         "float32", description="Number format of the weights; float16 on a GPU, with deepspeed, zero 1 to 3."
     )
+    compile: bool = Field(
+        False,
+        description="torch: compile the layers at first use, for seconds to minutes a stage. Pays in long "
+        "runs on a GPU; on a CPU only for families without a packed forward.",
+    )
     threads: int | None = Field(None, ge=1, description="CPU threads; all cores when left out.")
     zero: Literal[0, 1, 2, 3] = Field(
         1,
@@ -102,6 +107,8 @@ class EngineConfig(Config):
         }  # fmt: skip
         if self.kind == "torch" and given:
             raise ValueError(f"{', '.join(sorted(given))}: only with kind: deepspeed")
+        if self.kind == "deepspeed" and self.compile:
+            raise ValueError("compile: only with kind: torch")
         if self.pipeline > 1:
             raise ValueError(
                 "pipeline stages are not supported: DeepSpeed's take losses of one batch alone and not those "

@@ -16,7 +16,7 @@ from torch import Tensor
 from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import Metrics
-from chatwright.engine import tensor
+from chatwright.engine import kernels, tensor
 from chatwright.engine.base import EngineConfig, Loss, Read, Term, Write
 from chatwright.engine.optim import OptimConfig, groups
 from chatwright.engine.scale import START, Scale, finite
@@ -80,6 +80,7 @@ class DeepSpeedEngine(TorchEngine):
             os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
         os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
         warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
+        kernels.prepare()
         import deepspeed
 
         if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,18 @@ def recompute_activations(module: Any) -> None:
     # transformers renames the method on its way to version 6
     enable = getattr(module, "activation_checkpointing_enable", None) or module.gradient_checkpointing_enable
     enable({"use_reentrant": False})
+
+
+def compile_layers(module: Any) -> None:
+    """Let torch.compile make kernels of each layer's forward and backward pass, for any length of rows."""
+    if shutil.which(os.environ.get("CXX", "c++")) is None:
+        raise ChatwrightError(
+            "engine.compile needs a C++ compiler (Debian: apt install g++); set it to false"
+        )
+    kinds = plain(module)._no_split_modules  # transformers' names of a family's layers
+    for layer in module.modules():
+        if type(layer).__name__ in kinds:
+            layer.compile(dynamic=True)
 
 
 class Frozen:

@@ -35,7 +35,8 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        raise ChatwrightError("\n".join(_sentence(e, path, tree, raw) for e in error.errors())) from error
+        found = [e for e in error.errors() if not _follows(e, error.errors())]
+        raise ChatwrightError("\n".join(_sentence(e, path, tree, raw) for e in found)) from error
 
 
 def _apply(raw: dict[str, Any], change: str) -> None:
@@ -64,6 +65,13 @@ def _child(node: Any, part: str, change: str) -> Any:
     if not isinstance(node, dict):
         raise ChatwrightError(f"--set {change}: there is no key below {part!r}")
     return node.setdefault(part, {})
+
+
+def _follows(error: Any, all_of_them: list[Any]) -> bool:
+    """pydantic counts the items of a list that are right: a list with a wrong one is also "too short"."""
+    here = error["loc"]
+    within = (e["loc"] for e in all_of_them if e["loc"] != here)
+    return error["type"] == "too_short" and any(loc[: len(here)] == here for loc in within)
 
 
 def _sentence(error: Any, path: Path, tree: yaml.Node | None, raw: dict[str, Any]) -> str:

@@ -74,14 +74,14 @@ def create_app(
     )  # fmt: skip
     app.state.service = Service(config, fleet, telemetry, StoreBook(store))
     app.state.gate = Gate(config)
-    add_handlers(app)
+    add_handlers(app, telemetry.error)
     app.include_router(openai_api())
     app.include_router(feedback_api(store))
     app.include_router(pages())
     _add_admin(app, store)
     _add_health(app, config, telemetry)
     _add_me(app)
-    _surround(app, config)
+    _surround(app, config, telemetry)
     return app
 
 
@@ -114,7 +114,7 @@ async def _start(
 def _add_admin(app: FastAPI, store: Store) -> None:
     """What needs the scope admin."""
     admin = needs("admin")
-    for router in (models_api(), annotation_api(store), conversations_api(store), export_api(store)):
+    for router in (models_api(store), annotation_api(store), conversations_api(store), export_api(store)):
         app.include_router(router, dependencies=[Depends(admin)])
     app.include_router(experiment_router(store, admin))
 
@@ -168,7 +168,7 @@ async def _keep_up(app: FastAPI, store: Store, watcher: Watcher | None) -> None:
             logger.exception("what changed outside could not be taken over; what was known still holds")
 
 
-def _surround(app: FastAPI, config: ServeConfig) -> None:
+def _surround(app: FastAPI, config: ServeConfig, telemetry: Telemetry) -> None:
     """The layers around the routes, the innermost first."""
     if config.cors:
         app.add_middleware(
@@ -178,7 +178,7 @@ def _surround(app: FastAPI, config: ServeConfig) -> None:
     # Without keys a web page elsewhere could reach this machine under a name of its own (DNS rebinding).
     hosts = [*config.hosts, *LOCAL] if config.hosts or not config.needs_key else ["*"]
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    app.add_middleware(Shield, limits=config.limits)
+    app.add_middleware(Shield, limits=config.limits, count=telemetry.error)
 
 
 def _add_health(app: FastAPI, config: ServeConfig, telemetry: Telemetry) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -93,26 +93,37 @@ def printable(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()[:500]
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Make every error of an app look like this."""
+Count = Callable[[ApiError], object]
+
+
+def uncounted(error: ApiError) -> None:
+    """Where nobody counts errors."""
+
+
+def add_handlers(app: FastAPI, count: Count = uncounted) -> None:
+    """Make every error of an app look like this; each is counted."""
+
+    def told(error: ApiError, headers: Mapping[str, str] | None = None) -> Response:
+        count(error)
+        return respond(error, headers)
 
     async def known(request: Request, error: Exception) -> Response:
         assert isinstance(error, ApiError)
-        return respond(error)
+        return told(error)
 
     async def invalid(request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
-        return respond(from_validation(error.errors()))
+        return told(from_validation(error.errors()))
 
     async def http(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return respond(ApiError(error.status_code, printable(str(error.detail))), error.headers)
+        return told(ApiError(error.status_code, printable(str(error.detail))), error.headers)
 
     async def unusable(request: Request, error: Exception) -> Response:
-        return respond(refused(printable(str(error))))
+        return told(refused(printable(str(error))))
 
     async def bug(request: Request, error: Exception) -> Response:
-        return respond(ApiError(500, "internal error; the server's log has the details"))
+        return told(ApiError(500, "internal error; the server's log has the details"))
 
     app.add_exception_handler(ApiError, known)
     app.add_exception_handler(RequestValidationError, invalid)

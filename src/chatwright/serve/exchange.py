@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import secrets
 import time
@@ -215,6 +216,9 @@ def work_of(asked: ChatRequest | CompletionRequest, config: ServeConfig) -> Work
     else:
         prompts = tuple(asked.prompts)
         logprobs, top, schema = asked.logprobs is not None, asked.logprobs or 0, None
+    if schema is not None and len(json.dumps(schema)) > limits.schema_bytes:
+        raise refused(f"response_format: a schema may have at most {limits.schema_bytes} bytes here",
+                      "response_format")  # fmt: skip
     if wanted is not None and wanted > limits.max_tokens:
         raise refused(f"{key}: an answer may have at most {limits.max_tokens} tokens here", key)
     n = asked.n or 1

@@ -6,54 +6,112 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from chatwright.core.files import hash_of, read_json, sha256_of
+from chatwright.core.files import hash_of, read_json, sha256_of, write_json
 
 MANIFEST = "manifest.json"
+NOTE = ".lineage.json"
+"""What a copy's note is called, after its folder's name."""
+Lineage = dict[str, dict[str, str]]
+"""{"inputs": {stage: fingerprint}, "data": {source: hash}}"""
 
 
 def describe(model: str | Path, name: str) -> dict[str, Any]:
-    """A model as a row of the store: fingerprint, run, stage, and the hashes of all data it learned from.
+    """A model as a row of the store: fingerprint, run, stage, and the hashes of all data it learned from, in
+    its own run and in those that made the models it began with.
 
-    `model` is a run's `STAGE/model`, any other model folder, or the address of another server. A folder that
-    no run made is known by its configuration and the size and time of its files (hashing gigabytes of weights
-    at every start would take minutes).
+    `model` is a run's `STAGE/model`, a copy that a gate kept, any other model folder, or the address of
+    another server. A folder that no run made is known by its configuration and the size and time of its files
+    (hashing gigabytes of weights at every start would take minutes).
     """
     folder = Path(model)
-    manifest = _manifest(folder)
     row = {"name": name, "folder": str(folder.resolve() if folder.is_dir() else model)}
-    if manifest is None:
-        mark = _mark(folder) if folder.is_dir() else hash_of(str(model))
-        return {**row, "fingerprint": mark, "run": None, "stage": None, "lineage": {"inputs": {}, "data": {}}}
-    about = folder.resolve().parent.parent / MANIFEST
-    run = read_json(about).get("name") if about.is_file() else None
-    lineage: dict[str, dict[str, str]] = {"inputs": {}, "data": {}}
-    _follow(folder.resolve().parent, manifest, lineage)
-    return {
-        **row,
-        "fingerprint": manifest["fingerprint"],
-        "run": run,
-        "stage": manifest["stage"],
-        "lineage": lineage,
-    }
+    nothing: dict[str, Any] = {"run": None, "stage": None, "lineage": {"inputs": {}, "data": {}}}
+    if not folder.is_dir():
+        return {**row, "fingerprint": hash_of(str(model)), **nothing}
+    return {**row, **(_origin(folder.resolve(), set()) or {"fingerprint": _mark(folder), **nothing})}
 
 
-def _manifest(folder: Path) -> dict[str, Any] | None:
-    path = folder.resolve().parent / MANIFEST
-    found = read_json(path) if folder.is_dir() and path.is_file() else {}
-    return found if "fingerprint" in found and "stage" in found else None
+def keep(source: Path, copy: Path) -> None:
+    """Write down beside a copy of a model where it came from, for its run's manifests are not beside it."""
+    write_json(_note(copy.resolve()), _about(describe(source, "")))
 
 
-def _follow(stage: Path, manifest: Mapping[str, Any], lineage: dict[str, dict[str, str]]) -> None:
-    """Collect a stage's data and those of the stages it builds on."""
+def copies(root: Path) -> list[Path]:
+    """The copies below a folder that have such a note."""
+    notes = sorted(root.rglob(f"*{NOTE}"))
+    return [path.with_name(path.name.removesuffix(NOTE)) for path in notes]
+
+
+def _note(folder: Path) -> Path:
+    return folder.with_name(folder.name + NOTE)
+
+
+def _about(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: row[key] for key in ("fingerprint", "run", "stage", "lineage")}
+
+
+def _origin(folder: Path, seen: set[Path]) -> dict[str, Any] | None:
+    """Fingerprint, run, stage and lineage of a folder that a run made; None of any other, and of one that was
+    `seen`: two runs may take turns, each beginning with what the other made last.
+    """
+    if folder in seen:
+        return None
+    seen.add(folder)
+    if _note(folder).is_file():
+        return _about(read_json(_note(folder)))
+    path = folder.parent / MANIFEST
+    manifest = read_json(path) if path.is_file() else {}
+    if "fingerprint" not in manifest or "stage" not in manifest:
+        return None
+    lineage: Lineage = {"inputs": {}, "data": {}}
+    _follow(folder.parent, manifest, lineage, seen)
+    about = {"fingerprint": manifest["fingerprint"], "stage": manifest["stage"], "lineage": lineage}
+    return {**about, "run": _run(folder.parent).get("name")}
+
+
+def _run(stage: Path) -> dict[str, Any]:
+    """The manifest of a stage's run."""
+    path = stage.parent / MANIFEST
+    return dict(read_json(path)) if path.is_file() else {}
+
+
+def _follow(stage: Path, manifest: Mapping[str, Any], lineage: Lineage, seen: set[Path]) -> None:
+    """Collect a stage's data and those of the stages and the other runs' models it builds on."""
     for source, content in (manifest.get("sources") or {}).items():
         lineage["data"][f"{manifest['stage']}/{source}"] = str(content)
     for name in manifest.get("inputs") or ():
         path = stage.parent / name / MANIFEST
-        if name in lineage["inputs"] or not path.is_file():
+        if name in lineage["inputs"]:
             continue
-        before = read_json(path)
-        lineage["inputs"][name] = str(before.get("fingerprint"))
-        _follow(path.parent, before, lineage)
+        if path.is_file():
+            before = read_json(path)
+            lineage["inputs"][name] = str(before.get("fingerprint"))
+            _follow(path.parent, before, lineage, seen)
+        elif folder := _elsewhere(stage.parent, name, _run(stage)):
+            _join(_origin(folder, seen), lineage)
+
+
+def _elsewhere(run: Path, name: str, about: Mapping[str, Any]) -> Path | None:
+    """The folder of a model that another run made: one that the recipe names, seen from its own folder."""
+    recipe = about.get("recipe") or {}
+    model = recipe.get("model") if name == "base" else name
+    if not isinstance(model, str):
+        return None
+    home = run
+    for _ in Path(recipe.get("out") or "", run.name).parts:
+        home = home.parent
+    folder = home / model
+    return folder.resolve() if folder.is_dir() else None
+
+
+def _join(found: Mapping[str, Any] | None, lineage: Lineage) -> None:
+    """Add what is known about another run's model, under that run's name."""
+    if found is None:
+        return
+    lineage["inputs"].setdefault(f"{found['run']}: {found['stage']}", found["fingerprint"])
+    for kind in ("inputs", "data"):
+        for name, content in found["lineage"][kind].items():
+            lineage[kind].setdefault(name if ": " in name else f"{found['run']}: {name}", content)
 
 
 def _mark(folder: Path) -> str:

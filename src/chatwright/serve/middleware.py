@@ -15,7 +15,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatwright.serve.config import LimitConfig
-from chatwright.serve.errors import ApiError, respond
+from chatwright.serve.errors import ApiError, Count, respond, uncounted
 
 access = logging.getLogger("chatwright.access")
 
@@ -32,8 +32,8 @@ SAFE = {
 class Shield:
     """The outermost layer."""
 
-    def __init__(self, app: ASGIApp, limits: LimitConfig) -> None:
-        self.app, self.limits = app, limits
+    def __init__(self, app: ASGIApp, limits: LimitConfig, count: Count = uncounted) -> None:
+        self.app, self.limits, self.count = app, limits, count
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -59,6 +59,7 @@ class Shield:
         except ApiError as error:
             if status:
                 raise
+            self.count(error)
             await respond(error)(scope, receive, safe_send)
         finally:
             took = time.perf_counter() - began

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,6 +16,8 @@ from chatwright.serve.config import ModelConfig, ServeConfig
 from chatwright.serve.errors import ApiError, refused
 from chatwright.serve.exchange import Service
 from chatwright.serve.fleet import Fleet
+from chatwright.serve.lineage import describe
+from chatwright.serve.store import Store
 
 Wanted = Mapping[str, ModelConfig]
 Find = Callable[[], Wanted]
@@ -73,7 +76,7 @@ class Watcher:
         return changed
 
 
-def models_api() -> APIRouter:
+def models_api(store: Store) -> APIRouter:
     """The routes below /admin/api/models. Who may call them is decided where they are mounted."""
     router = APIRouter(prefix="/admin/api/models", tags=["models"])
 
@@ -102,6 +105,7 @@ def models_api() -> APIRouter:
             await service.fleet.swap(name, backend_of(model, service.config))
         except ChatwrightError as error:
             raise ApiError(400, str(error), param="url" if model.url else "folder") from error
+        await asyncio.wrap_future(store.add_model(describe(model.place, name)))
         return {"before": old.fingerprint, "now": service.fleet.backends[name].fingerprint}
 
     return router

@@ -110,7 +110,7 @@ class Reply(Response):
 
     def _failed(self, error: ApiError) -> ApiError:
         self.exchange.end("failed", error.code)
-        self.exchange.service.telemetry.errors.labels(error.code).inc()
+        self.exchange.service.telemetry.error(error)
         return error
 
 

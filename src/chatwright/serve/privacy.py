@@ -44,7 +44,8 @@ class Erased:
 
 
 def erase(store: Store, user: str, runs: Sequence[Path] = ()) -> Erased:
-    """Delete all that a user asked and said, and what others said about it.
+    """Delete all that a user asked and said, and what others said about it. Who annotates by the name
+    NAME is the user `annotator:NAME`.
 
     `runs` are folders with runs, searched for models that learned from it besides those that were served.
     Raises ChatwrightError when the store cannot be written. The bytes are overwritten in SQLite's file too.
@@ -57,7 +58,8 @@ def erase(store: Store, user: str, runs: Sequence[Path] = ()) -> Erased:
         for table in (Rating, Correction, Comparison, Exchange):
             for some in _few(ids[table.__tablename__]):
                 connection.execute(delete(table).where(table.id.in_(some)))
-        gone = connection.execute(delete(Annotation).where(Annotation.annotator == hashed)).rowcount
+        named = user.removeprefix("annotator:") if user.startswith("annotator:") else None
+        gone = connection.execute(delete(Annotation).where(Annotation.annotator == named)).rowcount
         rows = {name: len(found) for name, found in ids.items()} | {"annotations": gone}
         note = {"rows": rows, "exports": [one["id"] for one in exports], "models": models}
         connection.execute(insert(Erasure).values(id=new_id("era"), created=time.time(), **note))
@@ -114,16 +116,19 @@ def _models_with(
     connection: Connection, exports: Sequence[Mapping[str, Any]], runs: Sequence[Path]
 ) -> list[dict[str, Any]]:
     """Models whose training data, or that of a model they build on, is one of the exported files."""
-    from chatwright.serve.lineage import describe
+    from chatwright.serve.lineage import copies, describe
 
-    known = {row.fingerprint: row._asdict() for row in connection.execute(select(ServedModel.__table__))}
+    known = {row.folder: row._asdict() for row in connection.execute(select(ServedModel.__table__))}
     for folder in runs:
         if not folder.is_dir():
             raise ChatwrightError(f"{folder}: no such folder; name one that holds runs")
-        for manifest in sorted(folder.rglob("manifest.json")):
-            if "stage" in read_json(manifest) and (manifest.parent / "model").is_dir():
-                row = describe(manifest.parent / "model", manifest.parent.name)
-                known.setdefault(row["fingerprint"], row)
+        manifests = [path for path in sorted(folder.rglob("manifest.json")) if "stage" in read_json(path)]
+        made = {path.parent / "model": path.parent.name for path in manifests}
+        made |= {copy: f"a copy in {copy.parent.name}" for copy in copies(folder)}
+        for place, name in made.items():
+            if place.is_dir():
+                row = describe(place, name)
+                known.setdefault(row["folder"], row)
     found = []
     for model in known.values():
         data = set(model["lineage"].get("data", {}).values())

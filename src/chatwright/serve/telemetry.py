@@ -11,6 +11,7 @@ from prometheus_client.registry import Collector
 
 from chatwright.core.extras import require
 from chatwright.serve.backend import Backend
+from chatwright.serve.errors import ApiError
 
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120)
 GAPS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
@@ -66,8 +67,15 @@ class Telemetry:
             "chatwright_request_seconds", "From a request's arrival to its end.", ["model"],
             buckets=SECONDS, registry=r,
         )  # fmt: skip
-        self.errors = Counter("chatwright_errors", "Errors, by code.", ["code"], registry=r)
+        self.errors = Counter(
+            "chatwright_errors", "Errors that clients were told, by HTTP status and code.",
+            ["status", "code"], registry=r,
+        )  # fmt: skip
         self.tracer = _tracer() if trace else None
+
+    def error(self, error: ApiError) -> None:
+        """A client was told of an error."""
+        self.errors.labels(str(error.status), error.code).inc()
 
     def page(self) -> bytes:
         """What Prometheus reads."""

@@ -18,10 +18,10 @@ from chatwright.core.extras import require
 from chatwright.core.files import atomic_directory, write_json, writes
 from chatwright.core.seeds import derive
 from chatwright.data.template import Template
-from chatwright.engine.base import Engine, EngineConfig
+from chatwright.engine.base import Engine, EngineConfig, Read
 from chatwright.engine.fits import model_fits
 from chatwright.engine.optim import OptimConfig
-from chatwright.engine.torch_engine import Frozen, TorchEngine, pick_device
+from chatwright.engine.torch_engine import Frozen, TorchEngine, compile_layers, pick_device
 from chatwright.models.blank import configuration
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import load_causal_lm, load_tokenizer, save_model
@@ -29,7 +29,7 @@ from chatwright.models.lora import LoraConfig, adapter_off, add_lora, has_lora, 
 from chatwright.models.readout import token_logprobs
 from chatwright.recipe.schema import RewardPart, RLStage, TrainStage
 from chatwright.rewards.base import Reward, WeightedSum
-from chatwright.rewards.model import ModelReward
+from chatwright.rewards.model import ModelReward, Reader
 from chatwright.rewards.rules import build_rule
 from chatwright.sampling.base import Sampler
 from chatwright.sampling.choice import chosen
@@ -40,6 +40,8 @@ from chatwright.stages.job import MODEL, Job
 
 def plain_torch(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, seed: int) -> Engine:
     """One device, or one a rank."""
+    if config.compile:
+        compile_layers(model)
     return TorchEngine(model, optim, steps, config.device, seed)
 
 
@@ -118,15 +120,22 @@ def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperatur
         return token_logprobs(model, batch, temperature)
 
     if stage.lora and stage.reference is None:
-
-        def without_adapter(batch: Batch) -> Tensor:
-            with adapter_off(trained.module):
-                return trained.infer(batch, read)
-
-        return without_adapter
+        return lambda batch: WithoutAdapter(trained).infer(batch, read)
     model = load_causal_lm(job.model(stage.reference or stage.from_), job.engine.dtype)
     frozen = Frozen(model, job.engine.device, stage.optim.micro_tokens)
     return lambda batch: frozen.infer(batch, read)
+
+
+class WithoutAdapter:
+    """Reads the model that a trained one with adapters was made of: no second copy is needed."""
+
+    def __init__(self, trained: Engine) -> None:
+        self.trained = trained
+
+    def infer(self, batch: Batch, read: Read) -> Tensor:
+        """See Engine.infer."""
+        with adapter_off(self.trained.module):
+            return self.trained.infer(batch, read)
 
 
 def sampler(policy: Policy, job: Job) -> Sampler:
@@ -205,14 +214,17 @@ def _write(model: Any, start: Policy, job: Job, name: str) -> None:
     dist.wait()
 
 
-def rewards(parts: Mapping[str, RewardPart], job: Job, template: Template) -> WeightedSum:
-    """The weighted sum a recipe's `reward` describes."""
-    return WeightedSum(
-        {name: (part.weight, _reward(part.rule or name, part, job, template)) for name, part in parts.items()}
-    )
+def rewards(
+    parts: Mapping[str, RewardPart], job: Job, template: Template, here: Mapping[str, Reader] = {}
+) -> WeightedSum:
+    """The weighted sum a recipe's `reward` describes; a reward model that is `here` is not loaded again."""
+    made = {name: _reward(part.rule or name, part, job, template, here) for name, part in parts.items()}
+    return WeightedSum({name: (part.weight, made[name]) for name, part in parts.items()})
 
 
-def _reward(rule: str, part: RewardPart, job: Job, template: Template) -> Reward:
+def _reward(rule: str, part: RewardPart, job: Job, template: Template, here: Mapping[str, Reader]) -> Reward:
+    if rule in here:
+        return ModelReward(here[rule], template.pad_id, **part.settings)
     if rule in job.models or "/" in rule:
         frozen = Frozen(scalar_model(job.model(rule), job.engine.dtype), device=job.engine.device)
         return ModelReward(frozen, template.pad_id, **part.settings)

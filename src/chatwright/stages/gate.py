@@ -17,6 +17,7 @@ from chatwright.core.types import ChatwrightError
 from chatwright.evaluate.stats import Interval, bootstrap
 from chatwright.recipe.schema import EvaluateStage, GateStage
 from chatwright.serve.experiment import Guardrail
+from chatwright.serve.lineage import keep
 from chatwright.stages import evaluate
 from chatwright.stages.job import Job, Outcome
 
@@ -147,6 +148,7 @@ def promote(stage: GateStage, job: Job, result: dict[str, Any]) -> None:
     if not kept.exists():
         with atomic_directory(kept) as part:
             shutil.copytree(source, part, copy_function=_link, dirs_exist_ok=True)
+    keep(source, kept)
     about = {
         "run": job.run, "stage": stage.name, "model": stage.model, "folder": str(kept),
         "fingerprint": fingerprint, "instead_of": result["live"], "checks": result["checks"],

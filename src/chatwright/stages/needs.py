@@ -125,7 +125,8 @@ def of_practice(
         frozen = weights_of(configs[stage.reference or stage.from_], place)
     for name, part in stage.reward.items():
         rule = part.rule or name
-        if rule in configs:
+        of_critic = stage.lora and METHODS[stage.method].critic and rule == stage.critic.from_
+        if rule in configs and not of_critic:
             frozen += weights_of(configs[rule], place, scalar=True)
     answers = settings.answers or 1
     batch = round_of(prompts, answers, stage.sampling.max_tokens, settings)

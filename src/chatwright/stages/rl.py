@@ -16,7 +16,7 @@ from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Demo, Pair, Prompt, Rated, Record
 from chatwright.data.batches import Epochs, collate_demos, encode, encode_demo
 from chatwright.data.mix import mix
-from chatwright.engine.base import Loss
+from chatwright.engine.base import Engine, Loss
 from chatwright.models.readout import token_logprobs
 from chatwright.recipe.schema import PtxConfig, RLStage
 from chatwright.rl.config import RLConfig
@@ -49,8 +49,9 @@ def run(stage: RLStage, job: Job) -> Outcome:
 
     start_from = build.policy(job, stage.from_, stage.lora)
     with outcome.phase("set up"):
-        source = source_of(stage, settings, job, start_from)
-        algorithm = algorithm_of(stage, settings, job, start_from)
+        critic = critic_of(stage, settings, job)
+        source = source_of(stage, settings, job, start_from, critic)
+        algorithm = algorithm_of(stage, settings, job, start_from, critic)
     need = need_of(stage, settings, source, start_from, job)
     outcome.planned = need.as_dict()
     checkpoints = Checkpoints(job.directory / "checkpoints", later=stage.save == "async")
@@ -81,28 +82,45 @@ def run(stage: RLStage, job: Job) -> Outcome:
     return outcome
 
 
-def source_of(stage: RLStage, settings: RLConfig, job: Job, policy: build.Policy) -> Sampled:
-    """Prompts, the sampler over the policy itself, and the reward."""
+def updates_of(stage: RLStage, settings: RLConfig) -> int:
+    """Optimizer steps of the whole stage."""
+    answers = (settings.prompts or 1) * (settings.answers or 1)
+    return stage.steps * settings.epochs * math.ceil(answers / (settings.minibatch or answers))
+
+
+def critic_of(stage: RLStage, settings: RLConfig, job: Job) -> Engine | None:
+    """The value model and its engine, where the method has one."""
+    if not METHODS[stage.method].critic:
+        return None
+    scorer = build.scorer(job, stage.critic.from_ or stage.from_, stage.lora)
+    return build.engine(scorer, stage.critic.optim, job, updates_of(stage, settings), "critic")
+
+
+def source_of(
+    stage: RLStage, settings: RLConfig, job: Job, policy: build.Policy, critic: Engine | None
+) -> Sampled:
+    """Prompts, the sampler over the policy itself, and the reward. With LoRA the reward model that the
+    critic began as is the critic with its adapter off.
+    """
+    shared = {}
+    if critic and stage.lora and stage.critic.from_:
+        shared = {stage.critic.from_: build.WithoutAdapter(critic)}
     records = mix({n: job.data[n] for n in stage.data}, stage.data, derive(job.seed, stage.name, "mix"))
     return Sampled(
         prompts=[prompt_of(record, stage.name) for record in records],
         sampler=build.sampler(policy, job),
-        reward=build.rewards(stage.reward, job, policy.template),
+        reward=build.rewards(stage.reward, job, policy.template, shared),
         settings=settings,
         sampling=stage.sampling,
         seed=derive(job.seed, stage.name),
     )
 
 
-def algorithm_of(stage: RLStage, settings: RLConfig, job: Job, start: build.Policy) -> PolicyGradient:
-    """The policy and its engine, the reference, and where the method has one the critic."""
-    answers = (settings.prompts or 1) * (settings.answers or 1)
-    updates = stage.steps * settings.epochs * math.ceil(answers / (settings.minibatch or answers))
-    policy = build.engine(start.model, stage.optim, job, updates)
-    critic = None
-    if METHODS[stage.method].critic:
-        scorer = build.scorer(job, stage.critic.from_ or stage.from_, stage.lora)
-        critic = build.engine(scorer, stage.critic.optim, job, updates, "critic")
+def algorithm_of(
+    stage: RLStage, settings: RLConfig, job: Job, start: build.Policy, critic: Engine | None
+) -> PolicyGradient:
+    """The policy and its engine, and the reference."""
+    policy = build.engine(start.model, stage.optim, job, updates_of(stage, settings))
     return PolicyGradient(
         method=stage.method,
         settings=settings,

@@ -13,6 +13,8 @@ const SHORTCUTS = [["Enter", "keySend"], ["Shift Enter", "keyNewline"], ["Esc", 
   ["[ ]", "keySwitch"], ["r", "keyAgain"], ["e", "keyEdit"], ["c", "keyCopy"], ["g", "keyGood"], ["b", "keyBad"], ["d", "keyDuel"],
   ["1 2 3 4", "keyVote"], ["?", "shortcuts"]];
 
+const TEMPERATURE = 0.7;                              // as `chatwright chat`: 1, the API's default, is for training
+
 let conversation = blank();
 let views = new Map();                                // node or duel id -> its view
 const running = new Map();                            // node id -> {abort, conversation}; goes on in the background
@@ -136,7 +138,7 @@ async function run(node) {
 function body(mine, node) {
   const told = { conversation: mine.id, regenerates: node.regenerates, edits: node.edits, duel: node.duel, side: node.side };
   const metadata = Object.fromEntries(Object.entries(told).filter(([, value]) => value));
-  return { model: node.model, messages: messages(mine, node.parent), user: user(), metadata };
+  return { model: node.model, messages: messages(mine, node.parent), temperature: TEMPERATURE, user: user(), metadata };
 }
 
 function answer(parent, more = {}) {
