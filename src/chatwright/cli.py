@@ -10,8 +10,9 @@ from typing import Annotated
 
 import typer
 
+from chatwright.console import costs
 from chatwright.console.experiments import ab_app
-from chatwright.console.screen import StorePlace, console
+from chatwright.console.screen import Changes, RecipeFile, StorePlace, console
 from chatwright.core import extras
 
 app = typer.Typer(
@@ -36,11 +37,6 @@ app.add_typer(feedback_app, name="feedback")
 Files = Annotated[
     list[str],
     typer.Argument(help="Files, folders or hub names; put a format in front to name it: pairs:file.jsonl"),
-]
-RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: stages.sft.optim.lr=1e-4"),
 ]
 ModelFolder = Annotated[str, typer.Argument(help="A model folder, or a run's stage such as runs/shop/chat.")]
 SigtermStatus = Annotated[
@@ -75,6 +71,7 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, tokenise, print the plan; train nothing.")
     ] = False,
+    trial: Annotated[bool, typer.Option("--trial", hidden=True)] = False,
 ) -> None:
     """Run a recipe: train, align and evaluate, stage by stage.
 
@@ -96,7 +93,7 @@ def run(
 
     set_up_logging(console, logging.DEBUG if verbose else logging.INFO)
     changes = [*(set_ or []), *([f"out={out.resolve()}"] if out else [])]
-    work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console, ending.stands_still)
+    work = Run(read_recipe(recipe, changes), recipe.resolve().parent, console, ending.stands_still, trial)
     if dry_run:
         from chatwright.stages.plan import print_plan
 
@@ -113,22 +110,25 @@ def run(
 def plan(
     recipe: RecipeFile,
     set_: Changes = None,
-    device_memory: Annotated[
-        str | None,
-        typer.Option(metavar="SIZE", help="Memory of a device: 80GB, 24GiB; this machine's by default."),
-    ] = None,
-    nproc: Annotated[int, typer.Option(min=1, help="Devices that share out each step.")] = 1,
+    device_memory: costs.DeviceMemory = None,
+    nproc: costs.Devices = 1,
+    probe: costs.Probe = 0,
+    price: costs.Price = None,
 ) -> None:
-    """Tell what a run will take, before it runs. No model is loaded: its configuration is enough."""
-    from chatwright.console.costs import bytes_of
+    """Tell what a run will take, before it runs: memory, and with --probe time and money.
+
+    Without --probe no model is loaded: its configuration is enough. Where a stage does not fit, the nearest
+    settings that do are printed as lines for the recipe.
+    """
+    from chatwright.console.probe import plan_run
     from chatwright.core.log import set_up_logging
     from chatwright.pipeline import Run
     from chatwright.recipe.read import read_recipe
-    from chatwright.stages.plan import print_plan
 
     set_up_logging(console)
     work = Run(read_recipe(recipe, set_ or []), recipe.resolve().parent, console)
-    print_plan(work.recipe, work.load_data(), work.job, console, nproc, bytes_of(device_memory))
+    wish = costs.Wish(recipe, set_ or [], nproc, costs.bytes_of(device_memory), probe, price)
+    plan_run(work.recipe, work.load_data(), work.job, work.directory, wish, console)
 
 
 @app.command()

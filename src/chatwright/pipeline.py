@@ -46,6 +46,8 @@ class Run:
     console: Console
     silent: Callable[[str], None] | None = None
     """Ends this process when its rank, or the one it waits for, stands still."""
+    trial: bool = False
+    """Only to see how long steps take: what a preflight finds is told and does not stop the run."""
 
     @property
     def directory(self) -> Path:
@@ -129,6 +131,7 @@ class Run:
             stop=stop,
             cache=self.directory / "cache",
             imports=self.base,
+            trial=self.trial,
         )
 
     def _base_model(self) -> str:

@@ -3,11 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import typer
 
 from chatwright.core.types import ChatwrightError
 
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}  # fmt: skip
+
+
+DeviceMemory = Annotated[
+    str | None,
+    typer.Option(metavar="SIZE", help="Memory of a device: 80GB, 24GiB; this machine's by default."),
+]
+Devices = Annotated[int, typer.Option("--nproc", min=1, help="Devices that share out each step.")]
+Probe = Annotated[
+    int,
+    typer.Option(
+        min=0, metavar="STEPS", help="Take so many steps of every stage here, for real, and tell the time."
+    ),
+]
+Price = Annotated[
+    float | None, typer.Option(min=0, help="With --probe: what a device costs an hour, in any currency.")
+]
+
+
+class Wish(NamedTuple):
+    """All of it."""
+
+    path: Path
+    changes: Sequence[str]
+    ranks: int = 1
+    memory: int | None = None
+    probe: int = 0
+    price: float | None = None
 
 
 def bytes_of(size: str | None) -> int | None:

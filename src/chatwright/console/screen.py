@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,21 @@ from rich.console import Console
 console = Console(
     emoji=False, width=None if sys.stdout.isatty() else 160, quiet=os.environ.get("RANK", "0") != "0"
 )
+RecipeFile = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Changes = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change a value: stages.sft.optim.lr=1e-4"),
+]
 StorePlace = Annotated[
     str, typer.Option("--store", envvar="CHATWRIGHT_STORE", help="The store: a file, or postgresql://…")
 ]
+PLANNED = "plan.json"
+"""The file in a run's folder that keeps the seconds a probe foretold."""
+
+
+def clock(seconds: float) -> str:
+    """1.5 s, 12:30 min or 5:40 h."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d} min" if minutes < 60 else f"{minutes // 60:,}:{minutes % 60:02d} h"

@@ -8,8 +8,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from chatwright.console.screen import PLANNED, clock
 from chatwright.core.files import read_json
+from chatwright.evaluate.figures import stages_of
 from chatwright.evaluate.report import write_report
+from chatwright.stages.plan import amount
 
 
 def print_summary(directory: Path, console: Console) -> None:
@@ -21,6 +24,9 @@ def print_summary(directory: Path, console: Console) -> None:
         table.add_row(*row)
     if table.row_count:
         console.print(table)
+    against = _against_plan(directory)
+    if against.row_count:
+        console.print(against)
     console.print(f"report: {page}", highlight=False, soft_wrap=True)
     stages = sorted(directory.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime)
     talkers = [p.parent for p in stages if read_json(p)["kind"] in ("train", "rl") and _talks(p.parent)]
@@ -28,6 +34,30 @@ def print_summary(directory: Path, console: Console) -> None:
         folder = talkers[-1]
         shown = folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
         console.print(f"talk to it: chatwright chat {shown}", highlight=False, soft_wrap=True)
+
+
+def _against_plan(directory: Path) -> Table:
+    """What each stage was planned to take and what it took; hours only where a probe foretold them."""
+    foretold = read_json(directory / PLANNED) if (directory / PLANNED).exists() else {}
+    table = Table(title="plan against actual", title_justify="left")
+    for heading in (
+        "stage",
+        "memory planned",
+        "used at most",
+        *(["time foretold", "taken"] if foretold else []),
+    ):
+        table.add_column(heading, justify="left" if heading == "stage" else "right")
+    for name, stage in stages_of(directory).items():
+        memory = stage.get("memory") or {}
+        planned = (memory.get("planned") or {}).get("total")
+        if planned is None and name not in foretold:
+            continue
+        cells = [amount(planned or 0), amount(memory.get("peak", 0))]
+        if foretold:
+            taken = sum((stage.get("phases") or {}).values())
+            cells += [clock(foretold[name]) if name in foretold else "", clock(taken)]
+        table.add_row(name, *cells)
+    return table
 
 
 def _talks(stage: Path) -> bool:

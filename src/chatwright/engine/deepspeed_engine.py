@@ -83,6 +83,8 @@ class DeepSpeedEngine(TorchEngine):
         kernels.prepare()
         import deepspeed
 
+        # for inference alone: not worth a compiler and a minute at the first start
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
             from torch._C._distributed_c10d import HashStore
 

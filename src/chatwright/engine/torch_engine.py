@@ -193,7 +193,8 @@ class TorchEngine(Frozen):
         """Ranks' gradients are averaged in the backward pass that ends a step."""
         self._ddp = None
         if dist.world_size() > 1:
-            self._ddp = DistributedDataParallel(Whole(self.module))
+            # gradients live in the buckets that travel: no second copy of them
+            self._ddp = DistributedDataParallel(Whole(self.module), gradient_as_bucket_view=True)
 
     def _backward(
         self, loss: Loss, part: Batch, scale: float, last: bool

@@ -46,6 +46,8 @@ class Job:
     cache: Path
     imports: Path
     """The recipe's folder: where `module:function` rewards are looked for first."""
+    trial: bool = False
+    """Are these a few steps whose result nobody will use?"""
 
     def model(self, name: str | None) -> str:
         """The folder (or hub name) behind a name in the recipe; None is the recipe's own model."""

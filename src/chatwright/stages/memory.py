@@ -211,13 +211,13 @@ def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
     weights = spread * width
     bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * width
     buffers = bucket if ranks > 1 or zero else 0
-    if zero:
+    if zero and not engine.offload:
         buffers += size.trained * width // share  # the gradients of what this rank updates
     if zero == 3:
         buffers += min(_set(engine, "stage3_max_live_parameters", LIVE), size.whole) * width
     host = 0
-    if engine.offload == "cpu":
-        state, host = 0, state
+    if engine.offload == "cpu":  # and the gradients that go with it
+        state, host = 0, state + size.trained * width // share
     elif engine.offload == "nvme":
         state = 0
     if engine.offload_weights:

@@ -48,6 +48,8 @@ class Place:
     gpu: bool
     vllm: int = 0
     """Bytes that vLLM in process takes of a device."""
+    counted: bool = False
+    """Leave out what only a step, run without data, can tell: activations and logits."""
 
     def packed(self, config: Any) -> bool:
         """Does a model of this configuration run without padding here (models/trunk.py)?"""
@@ -158,17 +160,21 @@ def largest_step(
     model: Trained, reading: Reading, place: Place, batches: Sequence[Batch], asked: int | None
 ) -> Step:
     """Of the largest micro-batch."""
+    # from stage 2 on ranks exchange gradients as they come, bucket by bucket (held() counts the buckets)
+    kept = not (place.engine.kind == "deepspeed" and place.engine.zero > 1)
+    if place.counted:
+        return Step(kept * sizes(model).trained * width(place.engine), 0, 0)
     packed = place.packed(model.config)
     part, count = place.largest(batches, asked, packed)
     step = step_of(model, reading, part, packed, count)
+    step = step._replace(gradients=kept * step.gradients)
     if place.engine.tensor > 1:  # of a layer's activations as many stay whole as are cut: counted whole
         size = sizes(model)
         step = step._replace(gradients=step.gradients * size.cut(place.engine.tensor).whole // size.whole)
     if place.engine.sequence > 1:
-        states = (
-            part.ids.numel() * model.config.hidden_size * width(place.engine)
-        )  # joined, and their gradient
-        step = step._replace(activations=step.activations // place.engine.sequence + 2 * states)
+        # beside a share of the layers, the joined last states and their gradient
+        states = 2 * part.ids.numel() * model.config.hidden_size * width(place.engine)
+        step = step._replace(activations=step.activations // place.engine.sequence + states)
     return step if place.gpu else step._replace(activations=round(step.activations * HEAP))
 
 

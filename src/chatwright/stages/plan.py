@@ -26,6 +26,7 @@ from chatwright.models.load import load_tokenizer, train_tokenizer
 from chatwright.recipe.schema import EvaluateStage, FreshModel, GateStage, Recipe, RLStage, TrainStage
 from chatwright.rl.methods import resolve
 from chatwright.sampling.choice import chosen
+from chatwright.stages.fit import Fit, Trains, lines, nearest
 from chatwright.stages.fresh import texts_of
 from chatwright.stages.job import Job, Outcome
 from chatwright.stages.memory import Need, sizes
@@ -76,17 +77,40 @@ def print_plan(
     console: Console,
     ranks: int = 1,
     memory: int | None = None,
-) -> None:
-    """Tokenise every stage's data, check its settings, and print steps, tokens, parameters and memory."""
+) -> dict[str, Work]:
+    """Tokenise every stage's data, check its settings, and print steps, tokens, parameters and memory, and
+    where that is too much the nearest settings that fit. Returns what every stage has to do.
+    """
     goal = devices(recipe, ranks, memory)
     with scratch(recipe, records, make_job) as job:
         place, trained = place_of(recipe, goal), trained_stages(recipe)
-        works = {stage.name: work_of(stage, job) for stage in trained}
-        needs = {stage.name: need_of(stage, works[stage.name], job, place) for stage in trained}
-    console.print(table_of(recipe, works, records))
-    if needs:
-        console.print(memory_table(needs, goal))
-    console.print("Everything fits together; nothing was trained or written.", highlight=False)
+        works = {stage.name: work_of(stage, job) for stage in trained.values()}
+        needs = {stage.name: need_of(stage, works[stage.name], job, place) for stage in trained.values()}
+        console.print(table_of(recipe, works, records))
+        if needs:
+            console.print(memory_table(needs, goal))
+        if any(need.total > goal.memory for need in needs.values()):
+            console.print("looking for the nearest settings that fit …", highlight=False)
+            fit = nearest(
+                trained, place, goal.memory, lambda stage, at: need_of(stage, works[stage.name], job, at)
+            )
+            console.print(advice(fit, recipe, trained, goal), highlight=False, markup=False, soft_wrap=True)
+    console.print("All names and data are in order; nothing was trained or written.", highlight=False)
+    judged = [stage for stage in recipe.stages if isinstance(stage, EvaluateStage | GateStage)]
+    prompts = {stage.name: sum(len(records[name]) for name in stage.data) for stage in judged}
+    return works | {name: Work(rows, rows, 0, 0, ()) for name, rows in prompts.items()}
+
+
+def advice(fit: Fit | None, recipe: Recipe, stages: Mapping[str, Trains], goal: Devices) -> str:
+    """What to change, as it stands in a recipe."""
+    if fit is None:
+        more = " more devices (--nproc) or" if goal.gpu else ""
+        return f"No setting fits: it takes{more} devices with more memory, or a smaller model."
+    changes = [f"  {line}" for line in lines(fit, recipe.engine, stages)]
+    said = ["It fits with these lines in the recipe:", *changes]
+    if fit.ranks != goal.ranks:
+        said.append(f"and on {fit.ranks} devices in place of {goal.ranks}: --nproc {fit.ranks}")
+    return "\n".join(said)
 
 
 @contextmanager
@@ -151,9 +175,9 @@ def need_of(stage: TrainStage | RLStage, work: Work, job: Job, place: Place) -> 
     return of_practice(stage, settings, Configs(job), place, work.batches[: settings.prompts or 1])
 
 
-def trained_stages(recipe: Recipe) -> list[TrainStage | RLStage]:
-    """The stages that train a model."""
-    return [stage for stage in recipe.stages if isinstance(stage, TrainStage | RLStage)]
+def trained_stages(recipe: Recipe) -> dict[str, Trains]:
+    """The stages that train a model, by name."""
+    return {stage.name: stage for stage in recipe.stages if isinstance(stage, TrainStage | RLStage)}
 
 
 def table_of(recipe: Recipe, works: Mapping[str, Work], records: Mapping[str, Sequence[Record]]) -> Table:

@@ -1,0 +1,46 @@
+"""What is planned against what is taken: whole runs, in processes of their own."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import shop
+from chatwright.core.files import read_json
+
+ENGINES = {
+    "one process": (),
+    "DDP": ("--nproc", "2"),
+    "ZeRO-2": ("--nproc", "2", "--set", "engine.kind=deepspeed", "--set", "engine.zero=2"),
+}
+MODEL = {"family": "llama", "hidden": 384, "layers": 6, "heads": 6, "vocab": 2000, "max_length": 256}
+"""11 million parameters: so many bytes that what a library keeps for itself does not count."""
+
+
+def recipe():
+    content = shop.recipe(3, model={"new": MODEL})
+    names = ("pretrain", "sft", "judge", "chat")
+    content["stages"] = [stage for stage in content["stages"] if stage["name"] in names]
+    for stage in content["stages"][:3]:
+        stage["batch"] = 32
+    chat = content["stages"][3]
+    del chat["ptx"], chat["settings"]["ema"]
+    chat["settings"] |= {"prompts": 16, "minibatch": 32}
+    chat["sampling"] = {"max_tokens": 24}
+    return content
+
+
+@pytest.mark.slow  # eleven million parameters, four stages, and two processes on two cores
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_peak_is_foretold_within_15_percent(tmp_path, engine):
+    path = shop.write_shop(tmp_path, recipe())
+    command = [sys.executable, "-m", "chatwright", "run", str(path), *ENGINES[engine]]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = {}
+    for stage in ("pretrain", "sft", "judge", "chat"):
+        memory = read_json(tmp_path / "runs" / "mini" / stage / "manifest.json")["memory"]
+        found[stage] = memory["planned"]["total"] / memory["peak"]
+    assert found == pytest.approx(dict.fromkeys(found, 1), abs=0.15)
+    assert "plan against actual" in done.stdout
