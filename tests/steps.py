@@ -4,7 +4,7 @@ import torch
 
 from chatwright.core.batch import Batch
 from chatwright.core.types import Message, Prompt, Rollout
-from chatwright.data.batches import collate_demos, collate_pairs
+from chatwright.data.batches import collate_demos, collate_pairs, collate_rated
 from chatwright.train.objectives import DpoConfig, NoSettings, OrpoConfig, dpo_loss, orpo_loss, sft_loss
 
 
@@ -30,6 +30,15 @@ def pairs(seed=0):
     batch = collate_pairs(rows, 0)
     batch.reference = torch.randn(8, generator=generator)
     return batch
+
+
+def rated(seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    rows = [torch.randint(5, 300, (n,), generator=generator).tolist() for n in (9, 14, 5, 7, 22)]
+    made = [
+        {"ids": r, "mask": [0] * 3 + [1] * (len(r) - 3), "desirable": i % 2 == 0} for i, r in enumerate(rows)
+    ]
+    return collate_rated(made, 0)
 
 
 def rollouts(n=12, seed=0, group=4):

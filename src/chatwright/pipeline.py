@@ -29,6 +29,7 @@ from chatwright.core.memory import Watch
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.data.clean import hash_records as _hash_records
 from chatwright.data.clean import load
+from chatwright.engine.fits import place_fits
 from chatwright.engine.torch_engine import pick_device
 from chatwright.recipe.schema import FreshModel, ModelStage, Recipe, Stage
 from chatwright.stages.fresh import make_base
@@ -64,6 +65,7 @@ class Run:
         if any(stage.kind == "gate" and stage.store for stage in self.recipe.stages):
             require("serve", "a gate with a store")
         dist.start(self.recipe.engine.device, self.recipe.engine.timeout)
+        place_fits(self.recipe.engine)
         with named_os_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
         self._watch()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,24 +12,24 @@ import pytest
 import torch
 
 from chatwright.core import dist
-from chatwright.core.types import ChatwrightError
-from chatwright.engine.base import EngineConfig
+from chatwright.engine.base import OURS, OURS_OF_ZERO, EngineConfig
 from chatwright.engine.deepspeed_engine import configuration
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.share import portion
-from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.engine.torch_engine import Frozen
+from chatwright.models.lora import LoraConfig, adapter_off, add_lora
 from chatwright.models.readout import token_logprobs, token_values
 from chatwright.rl.config import RLConfig
 from chatwright.rl.methods import METHODS, resolve
 from chatwright.rl.policy_gradient import PolicyGradient
 from chatwright.stages.build import ENGINES
-from chatwright.train.objectives import RewardConfig, reward_loss
+from chatwright.train.objectives import OBJECTIVES, RewardConfig, reward_loss
 from ranks import together
-from steps import CASES, demos, pairs, rollouts
+from steps import CASES, demos, pairs, rated, rollouts
 from tiny import tiny_lm, tiny_scalar
 
 STEPS = 20
-COMPARED = ("kl", "loss", "grad_norm", "critic/loss", "critic/grad_norm", "lr")
+COMPARED = ("kl", "loss", "grad_norm", "ptx/loss", "critic/loss", "critic/grad_norm", "lr")
 LOSSES = (*CASES, "reward", "ppo", "grpo")
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """Small parameters are spread too; by default DeepSpeed keeps them whole."""
@@ -59,32 +60,63 @@ MORE = {
 
 def engine(case, model):
     config = EngineConfig(**{"device": "cpu", **case["engine"]})
-    optim = OptimConfig(lr=1e-3, clip=0.5, schedule="cosine", micro_tokens=case.get("tokens", 64))
+    model = model.to(getattr(torch, config.dtype))
+    if case.get("lora"):
+        model = add_lora(model, LoraConfig(rank=4), 0, scalar=hasattr(model, "score"))
+    optim = OptimConfig(
+        lr=1e-3, clip=0.5, schedule="cosine", micro_tokens=case.get("tokens", 64),
+        gradient_checkpointing=case.get("recompute", False),
+    )  # fmt: skip
     return ENGINES[config.kind](model, optim, STEPS, config, 0)
 
 
 def supervised(case):
     """An engine and its step by number: a loss on fixed data."""
     scalar = case["loss"] == "reward"
-    e = engine(case, tiny_scalar() if scalar else tiny_lm())
-    make, loss = (pairs, reward_loss(RewardConfig())) if scalar else CASES[case["loss"]]
-    return e, lambda step: e.step(make(seed=step), loss)
+    e = engine(case, tiny_scalar() if scalar else tiny_lm(**case.get("shape", {})))
+    if case["loss"] not in OBJECTIVES or case["loss"] in CASES:
+        make, loss = (pairs, reward_loss(RewardConfig())) if scalar else CASES[case["loss"]]
+        return e, lambda step: e.step(make(seed=step), loss)
+    objective, make = OBJECTIVES[case["loss"]], {"kto": rated, "pretrain": demos}.get(case["loss"], pairs)
+    settings, reference = objective.config(), reference_of(e, case)
+
+    def step_of(step):
+        batch = objective.annotate(make(seed=step), e, objective.needs_reference and reference, settings)
+        return e.step(batch, objective.loss(settings))
+
+    return e, step_of
+
+
+def reference_of(trained, case):
+    """The start: the trained module with its adapters off, or another one."""
+    if case.get("lora"):
+
+        def without(batch):
+            with adapter_off(trained.module):
+                return trained.infer(batch, token_logprobs)
+
+        return without
+    frozen = Frozen(tiny_lm(seed=1), "cpu")
+    return lambda batch: frozen.infer(batch, token_logprobs)
 
 
 def practised(case):
     """An engine and its step by number: a round of a method over given rollouts."""
     method = case["loss"]
-    settings = resolve(method, RLConfig(answers=4, critic_warmup=0, kl=0.1))
-    frozen = Frozen(tiny_lm(seed=1), "cpu")
+    kl = {"kl": 0.1} if method in ("ppo", "grpo") else {}
+    settings = resolve(method, RLConfig(answers=4, critic_warmup=0, **kl, **case.get("settings", {})))
+    policy = engine(case, tiny_lm())
     algorithm = PolicyGradient(
-        method, settings, engine(case, tiny_lm()), 1.0, 12, 0, 0,
-        reference=lambda batch: frozen.infer(batch, token_logprobs),
+        method, settings, policy, 1.0, 12, 0, 0,
+        reference=reference_of(policy, case),
+        ptx=(0.3, CASES["sft"][1], lambda update: demos(seed=update)) if case.get("ptx") else None,
         critic=engine(case, tiny_scalar()) if METHODS[method].critic else None,
     )  # fmt: skip
 
     def round_of(step):
         found = algorithm.update(algorithm.prepare(rollouts(seed=step)), step + 1)
-        return found | {"kl": algorithm.report(rollouts(seed=step), None)["kl"]}
+        average = {f"average/{name}": float(v.double().sum()) for name, v in algorithm.average.items()}
+        return found | {"kl": algorithm.report(rollouts(seed=step), None)["kl"]} | average
 
     return algorithm.policy, round_of
 
@@ -234,33 +266,84 @@ def shares(_):
     return found
 
 
+@pytest.mark.slow  # two processes
 def test_a_step_of_one_item_still_reaches_both_ranks(tmp_path):
+    """A rank that has nothing to do runs along."""
     found = together("engine/test_ranks.py:alone", {}, tmp_path)
-    one = TorchEngine(tiny_lm(), OptimConfig(lr=1e-3, clip=0.0), 9, "cpu")
+    one = engine({"engine": {"kind": "torch"}, "tokens": None}, tiny_lm())
     wanted = one.step(demos(lengths=(12,)), CASES["sft"][1])
-    assert found["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
-    assert found["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
+    for kind in ALONE_UNDER:
+        assert found[kind]["loss"] == pytest.approx(wanted["loss"], rel=1e-6)
+        assert found[kind]["grad_norm"] == pytest.approx(wanted["grad_norm"], rel=1e-5)
+        assert found[kind]["said"] == [1, 12]
     assert found["counts"] == [1, 1]
+
+
+ALONE_UNDER = ("ddp", "zero-1", "zero-2", "zero-3")
 
 
 def alone(_):
     batch = demos(lengths=(12,))
     counts = dist.gather(torch.tensor([len(portion(batch, 64))])).tolist()
-    e = TorchEngine(tiny_lm(), OptimConfig(lr=1e-3, clip=0.0), 9, "cpu")
-    return e.step(batch, CASES["sft"][1]) | {"counts": counts}
+    found = {"counts": counts}
+    for kind in ALONE_UNDER:
+        e = engine({"engine": KINDS[kind], "tokens": None}, tiny_lm())
+        said = e.infer(batch, token_logprobs)
+        found[kind] = e.step(batch, CASES["sft"][1]) | {"said": list(said.shape)}
+    return found
+
+
+@pytest.mark.slow  # two processes
+def test_ranks_draw_unlike_dropout_and_those_that_share_layers_the_same(tmp_path):
+    found = together("engine/test_ranks.py:seeds", {}, tmp_path)
+    for kind, (first, second) in found.items():
+        assert (first == second) == (kind == "tensor"), kind
+
+
+def seeds(_):
+    found = {}
+    for kind in (KINDS["ddp"], KINDS["zero-3"], {"kind": "deepspeed", "zero": 1, "tensor": 2}):
+        engine({"engine": kind}, tiny_lm()).gradient(demos(), CASES["sft"][1])
+        name = "tensor" if "tensor" in kind else f"{kind['kind']}"
+        found[name] = dist.gather(torch.tensor([torch.initial_seed() % (1 << 62)])).tolist()
+    return found
+
+
+@pytest.mark.slow  # two processes
+@pytest.mark.timeout(900)
+def test_one_curve_under_zero_3_of_every_objective_and_method_and_with_adapters(tmp_path):
+    """LoRA in all stages, PTX and averaged weights among them; the average moves as one process moves it."""
+    rest = {name: {"loss": name} for name in (*OBJECTIVES, *METHODS) if name not in (*LOSSES, "reward_model")}
+    adapted = {f"lora {name}": {"loss": name, "lora": True} for name in ("reward", "ppo", *OBJECTIVES)}
+    adapted.pop("lora reward_model")
+    mixed = {"loss": "ppo", "ptx": True, "settings": {"ema": 0.9}}
+    cases = rest | adapted | {"mixed": mixed, "lora mixed": mixed | {"lora": True}}
+    cases |= {"recomputed": {"loss": "sft", "recompute": True}}
+    cases = {name: case | {"until": 8} for name, case in cases.items()}
+    found = together(
+        "engine/test_ranks.py:curves",
+        {name: case | {"engine": KINDS["zero-3"]} for name, case in cases.items()},
+        tmp_path, seconds=800,
+    )  # fmt: skip
+    for name, case in cases.items():
+        wanted = curve(case | {"engine": {"kind": "torch"}})
+        same(found[name], wanted)
+        if case.get("settings"):
+            first, last = found[name]["steps"][0], found[name]["steps"][-1]
+            averages = [key for key in first if key.startswith("average/")]
+            assert sum(first[key] != last[key] for key in averages) > len(averages) / 2, "the average moves"
+            for key in averages:
+                assert last[key] == pytest.approx(wanted["steps"][-1][key], abs=1e-3)
 
 
 @pytest.mark.parametrize(
     ("overlay", "message"),
-    [
-        ({"gradient_accumulation_steps": 4}, "gradient_accumulation_steps is decided by optim.micro_tokens"),
-        ({"fp16": {"enabled": True}}, "fp16 is decided by engine.dtype"),
-        ({"zero_optimization": {"stage": 2}}, "stage is decided by engine.zero"),
-    ],
+    [(({key: {}}), f"{key} is decided by {what}; set it there") for key, what in OURS.items()]
+    + [({"zero_optimization": {key: 1}}, f"{key} is decided by") for key in OURS_OF_ZERO],
 )
 def test_overlay_keys_that_would_change_a_step_are_refused(overlay, message):
-    with pytest.raises(ChatwrightError, match=message):
-        configuration(EngineConfig(kind="deepspeed", deepspeed=overlay), OptimConfig())
+    with pytest.raises(ValueError, match=re.escape(message)):
+        EngineConfig(kind="deepspeed", deepspeed=overlay)
 
 
 def test_the_overlay_is_merged_and_combinations_without_meaning_are_refused():

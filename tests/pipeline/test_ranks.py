@@ -15,6 +15,8 @@ from shop import recipe, write_shop
 
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 ZERO_3 = {"kind": "deepspeed", "zero": 3, "deepspeed": SPREAD, "threads": 1}
+TENSOR = {"kind": "deepspeed", "zero": 1, "tensor": 2, "threads": 1}
+SEQUENCE = {"kind": "deepspeed", "zero": 2, "sequence": 2, "threads": 1}
 STAGES = ("pretrain", "sft", "judge", "chat")
 pytestmark = [
     pytest.mark.slow,  # every start is two processes with all their imports
@@ -67,13 +69,22 @@ def alone(tmp_path_factory):
     return path, folder / "one" / "mini"
 
 
-@pytest.mark.parametrize("engine", [{"kind": "torch", "threads": 1}, ZERO_3], ids=["ddp", "zero-3"])
+@pytest.mark.parametrize(
+    "engine",
+    [{"kind": "torch", "threads": 1}, ZERO_3, TENSOR, SEQUENCE],
+    ids=["ddp", "zero-3", "tensor", "sequence"],
+)
 def test_two_processes_do_the_run_of_one(alone, tmp_path, engine):
     """Pretraining, SFT, reward model, PPO with critic, PTX and averaged weights; all answers and weights."""
     _, one = alone
     other = write_shop(tmp_path, recipe(engine=engine))
-    finish(run(other, tmp_path / "two", "--nproc", "2"))
+    said = finish(run(other, tmp_path / "two", "--nproc", "2"))
     two = tmp_path / "two" / "mini"
+    assert said.count("pretrain 6/6") == 1, "one rank speaks"
+    if engine["kind"] == "deepspeed":  # its configuration is shown, and kept
+        for name in ("sft/deepspeed.json", "chat/deepspeed.json", "chat/deepspeed-critic.json"):
+            assert f"{name.split('/')[1]}: {{" in said
+            assert json.loads((two / name).read_text())["zero_optimization"]["stage"] == engine["zero"]
     for stage in STAGES:
         # a stage starts from weights that rounding has moved, and Adam's first steps make that more
         close(one, two, stage, rel={"pretrain": 1e-5, "chat": 1e-3}.get(stage, 1e-4))

@@ -22,7 +22,7 @@ def test_elements_are_counted_without_a_model():
     layer = 4 * 64 * 64 + 3 * 64 * 160 + 2 * 64
     whole = 2 * layer + 64 + 2 * 1000 * 64
     assert sizes(Trained(LLAMA, "float32", False, None, False)) == Size(
-        whole, whole, 2 * (layer - 2 * 64) + 1000 * 64
+        whole, whole, 2 * (layer - 2 * 64) + 1000 * 64, 2 * (layer - 2 * 64)
     )
     small = sizes(Trained(LLAMA, "float32", False, LoraConfig(rank=8), False))
     adapters = 2 * 8 * (4 * 2 * 64 + 3 * (64 + 160))
@@ -44,10 +44,12 @@ def test_elements_are_counted_without_a_model():
         (zero(2, offload="cpu"), 4, 400, 0, 800, 400),
         (zero(3, offload="cpu", offload_weights="cpu"), 4, 0, 0, 800, 500),
         (zero(3, deepspeed={"zero_optimization": {"reduce_bucket_size": 10}}), 4, 100, 300, 540, 0),
+        (zero(1, tensor=2), 4, 240, 360, 240 + 120, 0),  # 60 weights each, state shared by 2 pairs
+        (zero(1, sequence=2), 4, 400, 300, 400 + 100, 0),
     ],
 )
 def test_a_hundred_weights_by_hand(engine, ranks, weights, optimizer, buffers, host):
-    found = held(Size(100, 100, 0), engine, ranks)
+    found = held(Size(100, 100, 90, 80), engine, ranks)
     assert (found.weights, found.optimizer, found.buffers, found.host) == (weights, optimizer, buffers, host)
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
@@ -93,6 +94,19 @@ def world_size() -> int:
     return d.get_world_size() if d.is_initialized() else 1
 
 
+@cache
+def neighbours(size: int, stride: int = 1) -> d.ProcessGroup:
+    """The group of `size` ranks, every `stride`-th one, that this rank is in; every rank must ask."""
+    mine = None
+    for block in range(0, world_size(), size * stride):
+        for first in range(block, block + stride):
+            ranks = range(first, first + size * stride, stride)
+            group: d.ProcessGroup = d.new_group(list(ranks))
+            mine = group if rank() in ranks else mine
+    assert mine is not None
+    return mine
+
+
 def sum_(x: Tensor) -> Tensor:
     """The sum of `x` over all ranks, on every rank; `x` itself is not touched."""
     if world_size() == 1:
@@ -103,8 +117,11 @@ def sum_(x: Tensor) -> Tensor:
     return x
 
 
-def gather(x: Tensor) -> Tensor:
-    """The rows of all ranks, in the order of ranks, on every rank; ranks may hold unlike numbers of rows."""
+def gather(x: Tensor, every: int = 1) -> Tensor:
+    """The rows of all ranks, in the order of ranks, on every rank; ranks may hold unlike numbers of rows.
+
+    With `every` only those of one rank in so many neighbours, which hold the same.
+    """
     if world_size() == 1:
         return x
     heart.pulse()
@@ -115,7 +132,7 @@ def gather(x: Tensor) -> Tensor:
     padded[: x.size(0)] = x
     parts = [torch.zeros_like(padded) for _ in sizes]
     d.all_gather(parts, padded)
-    return torch.cat([part[: int(n)] for part, n in zip(parts, sizes, strict=True)])
+    return torch.cat([part[: int(n)] for part, n in zip(parts[::every], sizes[::every], strict=True)])
 
 
 def everyones(items: Sequence[T]) -> list[T]:

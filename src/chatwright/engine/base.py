@@ -13,6 +13,45 @@ from torch import Tensor
 from chatwright.core.batch import Batch
 from chatwright.core.types import Config, Metrics
 
+OURS = {
+    "train_batch_size": "the recipe's `batch`",
+    "train_micro_batch_size_per_gpu": "optim.micro_tokens",
+    "gradient_accumulation_steps": "optim.micro_tokens",
+    "gradient_clipping": "optim.clip",
+    "optimizer": "optim",
+    "scheduler": "optim.schedule",
+    "fp16": "engine.dtype",
+    "bf16": "engine.dtype",
+    "amp": "engine.dtype",
+    "torch_autocast": "engine.dtype",
+    "tensor_parallel": "engine.tensor",
+    "sequence_parallel_size": "engine.sequence",
+    "hybrid_engine": "the recipe's `sampler`",
+    "elasticity": "--nproc: a run goes on with any number of ranks",
+    "curriculum_learning": "the recipe's `data`",
+    "data_efficiency": "the recipe's `data`",
+    "progressive_layer_drop": "the model itself: every step trains all of it",
+    "compression_training": "a compress stage",
+    "zero_allow_untested_optimizer": "engine.optimizer",
+    "zero_force_ds_cpu_optimizer": "engine.optimizer",
+}
+"""Keys of DeepSpeed's own configuration that would break the contract of a step, and what decides them."""
+OURS_OF_ZERO = {
+    "stage": "engine.zero",
+    "offload_optimizer": "engine.offload",
+    "offload_param": "engine.offload_weights",
+    "compute_grad_norm": "us: every step tells its norm",
+    "zenflow": "us: every step moves all weights",
+}
+"""The same, under `zero_optimization`."""
+
+NO_FLOAT16 = (
+    "dtype: float16 needs a GPU: a CPU has no fast float16 arithmetic, and DeepSpeed refuses it there. "
+    "Write bfloat16, or float32"
+)
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 
 class EngineConfig(Config):
     """Where and how a recipe is computed; it changes no result beyond rounding."""
@@ -23,7 +62,9 @@ class EngineConfig(Config):
     device: str = Field(
         "auto", description="auto takes the first GPU and else the CPU; or cpu, cuda, cuda:1 …"
     )
-    dtype: Literal["float32", "bfloat16"] = Field("float32", description="Number format of the weights.")
+    dtype: Dtype = Field(
+        "float32", description="Number format of the weights; float16 on a GPU, with deepspeed, zero 1 to 3."
+    )
     compile: bool = Field(
         False,
         description="torch: compile the layers at first use, for seconds to minutes a stage. Pays in long "
@@ -45,6 +86,13 @@ class EngineConfig(Config):
         None, description="deepspeed, zero 3: where weights live that are not in use."
     )
     nvme: Path | None = Field(None, description="deepspeed: the folder that nvme offload uses.")
+    tensor: int = Field(
+        1, ge=1, description="deepspeed: neighbouring ranks that share the matrices of every layer (AutoTP)."
+    )
+    sequence: int = Field(
+        1, ge=1, description="deepspeed: neighbouring ranks that share the tokens of every row (Ulysses)."
+    )
+    pipeline: int = Field(1, ge=1, description="Not supported above 1; see zero, tensor and sequence.")
     timeout: float = Field(
         30.0, gt=0, description="Minutes without progress after which several ranks give up, with a reason."
     )
@@ -55,16 +103,27 @@ class EngineConfig(Config):
     @model_validator(mode="after")
     def _fits_together(self) -> EngineConfig:
         given = self.model_fields_set & {
-            "zero", "offload", "offload_weights", "optimizer", "nvme", "deepspeed",
+            "zero", "offload", "offload_weights", "optimizer", "nvme", "deepspeed", "tensor", "sequence",
         }  # fmt: skip
         if self.kind == "torch" and given:
             raise ValueError(f"{', '.join(sorted(given))}: only with kind: deepspeed")
         if self.kind == "deepspeed" and self.compile:
             raise ValueError("compile: only with kind: torch")
+        if self.pipeline > 1:
+            raise ValueError(
+                "pipeline stages are not supported: DeepSpeed's take losses of one batch alone and not those "
+                "of preferences or of rollouts. Use zero: 3 (with offload), or tensor, for models too large "
+                "for a device"
+            )
+        self._overlay_leaves_steps_alone()
+        if self.dtype == "float16":
+            self._float16_can_be()
         if self.offload and self.zero == 0:
             raise ValueError("offload needs zero: 1, 2 or 3: stage 0 keeps its state whole on every device")
         if self.optimizer == "deepspeed" and not self.offload:
             raise ValueError("optimizer: deepspeed needs offload: its Adam is for state in the CPU's memory")
+        if self.tensor > 1 and self.zero == 0:
+            raise ValueError("tensor needs zero: 1, 2 or 3: stage 0 sees no gradient norm of shared layers")
         if self.offload == "nvme" and self.zero != 3:
             raise ValueError("offload: nvme needs zero: 3")
         if self.offload_weights and self.zero != 3:
@@ -72,6 +131,27 @@ class EngineConfig(Config):
         if "nvme" in (self.offload, self.offload_weights) and self.nvme is None:
             raise ValueError("offload to nvme needs `nvme`: a folder on a fast disk")
         return self
+
+    def _overlay_leaves_steps_alone(self) -> None:
+        zero = self.deepspeed.get("zero_optimization", {})
+        for keys, known, prefix in ((self.deepspeed, OURS, ""), (zero, OURS_OF_ZERO, "zero_optimization: ")):
+            for key in keys:
+                if key in known:
+                    raise ValueError(f"deepspeed: {prefix}{key} is decided by {known[key]}; set it there")
+
+    @property
+    def whole(self) -> bool:
+        """Does every rank hold the whole model, to be read as it is?"""
+        return self.kind == "torch" or (self.zero < 3 and self.tensor == 1 and self.sequence == 1)
+
+    def _float16_can_be(self) -> None:
+        if self.device.startswith("cpu"):
+            raise ValueError(NO_FLOAT16)
+        if self.kind == "torch" or self.zero == 0:
+            raise ValueError(
+                "dtype: float16 needs kind: deepspeed with zero: 1, 2 or 3, which keep float32 weights and "
+                "moments beside the float16 ones; or write bfloat16, which needs no loss scaling"
+            )
 
 
 Loss = Callable[[nn.Module, Any], tuple[Tensor, dict[str, Tensor]]]
@@ -105,8 +185,28 @@ class Engine(Protocol):
     whole: bool
     """Is every parameter whole on every rank, so that the module can be read as it is?"""
 
+    steps: int
+    """Steps that were taken (or left out)."""
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What losses are multiplied by; None where they are not (all formats but float16)."""
+        ...
+
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
         """One optimizer step; returns the loss, the loss's metrics, `grad_norm` and `lr`."""
+        ...
+
+    def gradient(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
+        """The first half of a step: the gradient stays with the engine, the metrics come back."""
+        ...
+
+    def overflowed(self) -> bool:
+        """Did the gradient overflow, on any rank? Only a scaled loss can."""
+        ...
+
+    def update(self, metrics: Metrics, skip: bool = False) -> Metrics:
+        """The second half: the weights move, or with `skip` stay; the gradient is forgotten."""
         ...
 
     def infer(self, batch: Batch, read: Read) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,32 +15,24 @@ from torch import Tensor
 
 from chatwright.core import dist
 from chatwright.core.batch import Batch
-from chatwright.core.types import ChatwrightError, Metrics
-from chatwright.engine import kernels
-from chatwright.engine.base import EngineConfig, Loss, Read, Write
+from chatwright.core.types import Metrics
+from chatwright.engine import kernels, tensor
+from chatwright.engine.base import EngineConfig, Loss, Read, Term, Write
 from chatwright.engine.optim import OptimConfig, groups
+from chatwright.engine.scale import START, Scale, finite
+from chatwright.engine.sequence import share_rows_out
 from chatwright.engine.share import Whole, named
+from chatwright.engine.tensor import Shards
+from chatwright.engine.together import Step, step_together
 from chatwright.engine.torch_engine import MOMENTS, TorchEngine
 from chatwright.models.lora import plain_layer
 from chatwright.models.readout import plain
-
-OURS = {
-    "train_batch_size": "the recipe's `batch`",
-    "train_micro_batch_size_per_gpu": "optim.micro_tokens",
-    "gradient_accumulation_steps": "optim.micro_tokens",
-    "gradient_clipping": "optim.clip",
-    "optimizer": "optim",
-    "scheduler": "optim.schedule",
-    "fp16": "engine.dtype",
-    "bf16": "engine.dtype",
-}
-"""Keys of DeepSpeed's own configuration that would break the contract of a step, and what to use instead."""
 
 
 def configuration(engine: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
     """The configuration DeepSpeed gets: ours, with the recipe's `deepspeed` overlay merged in.
 
-    Raises ChatwrightError on overlay keys that would change what a step means.
+    Keys that would change what a step means were refused when the recipe was read.
     """
     zero: dict[str, Any] = {"stage": engine.zero}
     if engine.offload:
@@ -55,25 +47,24 @@ def configuration(engine: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
+        **({"tensor_parallel": tensor.settings(engine.tensor)} if engine.tensor > 1 else {}),
         "bf16": {"enabled": engine.dtype == "bfloat16"},
+        # fixed for DeepSpeed: we move it ourselves, for all engines of a step at once (engine/scale.py)
+        "fp16": {"enabled": engine.dtype == "float16", "loss_scale": START},
     }
-    for key in engine.deepspeed:
-        if key in OURS:
-            raise ChatwrightError(f"engine: deepspeed: {key} is decided by {OURS[key]}; set it there")
-    if "stage" in engine.deepspeed.get("zero_optimization", {}):
-        raise ChatwrightError(
-            "engine: deepspeed: zero_optimization: stage is decided by engine.zero; set it there"
-        )
     return _merged(ours, engine.deepspeed)
 
 
 class DeepSpeedEngine(TorchEngine):
     """A module under DeepSpeed; the arithmetic of a step is TorchEngine's own."""
 
+    _over = False
+
     def __init__(
         self, module: nn.Module, optim: OptimConfig, total_steps: int, config: EngineConfig, seed: int = 0
     ) -> None:
-        self.config, self.whole = config, config.zero < 3
+        self.config, self.whole, self.inner = config, config.whole, config.tensor * config.sequence
+        self.scale = Scale() if config.dtype == "float16" else None
         super().__init__(module, optim, total_steps, config.device, seed)
 
     def _optimizer(self) -> Any:
@@ -99,15 +90,26 @@ class DeepSpeedEngine(TorchEngine):
 
             backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
             torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        if self.config.sequence > 1:
+            share_rows_out(self.module, self.config.sequence, self.config.tensor)
         self._ds, self.optimizer, *_ = deepspeed.initialize(
             model=Whole(self.module), optimizer=self.optimizer, config=configuration(self.config, self.optim)
         )
+        self._shards = Shards(self.module, self.config.tensor) if self.config.tensor > 1 else None
+        if self._shards:
+            self._ds.first_dataloader_check.remove()  # it would send our batches, which are alike, as pickles
+
+    @property
+    def _noise(self) -> int:
+        return dist.rank() // self.config.tensor  # ranks that share layers drop out the same
 
     def _backward(
         self, loss: Loss, part: Batch, scale: float, last: bool
     ) -> tuple[Tensor, dict[str, Tensor]]:
         self._ds.train()
         self._ds.set_gradient_accumulation_boundary(last)
+        if self.scale:
+            self.optimizer.loss_scaler.cur_scale = self.scale.value
         value, sums = self._ds(loss, part)
         self._ds.backward(value * scale)
         return value, sums
@@ -116,6 +118,33 @@ class DeepSpeedEngine(TorchEngine):
         self._ds.eval()
         found: Tensor = self._ds(read, part)
         return found
+
+    def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
+        """See Engine.step; with float16 a step whose gradient overflows is left out."""
+        if self.scale is None:
+            return super().step(batch, loss, also)
+        return step_together([Step("model", self, batch, loss, also)])[0]
+
+    def overflowed(self) -> bool:
+        """See Engine.overflowed; the answer is kept for the update, since DeepSpeed's looking forgets it."""
+        self._over = bool(self.scale and self.optimizer.has_overflow(self.config.zero > 1))
+        return self._over
+
+    def update(self, metrics: Metrics, skip: bool = False) -> Metrics:
+        """See Engine.update; with float16 also what became of the loss scale."""
+        if self.scale is None:
+            return super().update(metrics)
+        if self._over and self.scale.value <= 1:
+            raise self._not_finite(metrics, math.inf, self.optim.lr, "even with no loss scaling left")
+        # the step is left out or taken as all engines of it agreed, and DeepSpeed cleans up after it
+        self.optimizer.has_overflow = lambda *_, **__: skip
+        try:
+            found = super().update(finite(metrics) if skip else metrics)
+        finally:
+            del self.optimizer.has_overflow
+        found |= {"overflow": float(skip), "loss_scale": self.scale.value}
+        self.scale = self.scale.after(self._over, left_out=skip)
+        return finite(found)
 
     def _update(self, metrics: Metrics, rate: float) -> float:
         if not all(math.isfinite(value) for value in metrics.values()):
@@ -129,13 +158,21 @@ class DeepSpeedEngine(TorchEngine):
         self._ds.step()
         if self.config.zero:
             norm = float(self._ds.get_global_grad_norm())
+        if self.scale and self.optimizer.overflow:
+            return math.nan  # the step was left out
         if not math.isfinite(norm):
             raise self._not_finite(metrics, norm, rate, "go on from the last checkpoint")
         return norm
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine.weights: gathered layer by layer, so no rank ever holds a second whole model."""
-        if self.whole:
+        cut = self._shards.names if self._shards else {}
+        for name, value in self._own_weights():
+            yield name, self._shards.whole(value, cut.get(name)) if self._shards else value
+
+    def _own_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """What the ranks of one tensor group are to put together."""
+        if self.config.zero < 3:
             yield from super().weights()
             return
         import deepspeed
@@ -159,8 +196,12 @@ class DeepSpeedEngine(TorchEngine):
         import deepspeed
 
         for name, p in named(self.module):
-            with deepspeed.zero.GatheredParameters([p]):
-                yield name, p.detach()
+            with deepspeed.zero.GatheredParameters([p], enabled=self.config.zero == 3):
+                yield name, self._joined(p, p.detach())
+
+    def _joined(self, p: nn.Parameter, value: Tensor) -> Tensor:
+        """A parameter's value, or its moment, as it is over all ranks of a tensor group."""
+        return self._shards.whole(value, self._shards.along(p)) if self._shards else value
 
     def snapshot(self, copy: bool) -> Write:
         """See Engine.snapshot."""
@@ -178,18 +219,19 @@ class DeepSpeedEngine(TorchEngine):
         # collective: every rank takes part, and rank 0 keeps
         found = {"weight": safe_get_full_fp32_param(p)}
         found |= {kind: safe_get_full_optimizer_state(p, kind) for kind in MOMENTS}
-        if dist.rank():
-            return {}
-        return {k: v.detach().to("cpu", copy=True).reshape(_shape(p)).contiguous() for k, v in found.items()}
+        joined = {k: self._joined(p, v.detach().reshape(_shape(p))) for k, v in found.items()}
+        return {} if dist.rank() else {k: v.to("cpu", copy=True).contiguous() for k, v in joined.items()}
 
     def _prepare_state(self) -> None:
         if self.config.zero == 0:
             super()._prepare_state()
             return
 
+        taken = self.steps - (self.scale.skipped if self.scale else 0)
+
         def step(part: Tensor) -> Any:  # DeepSpeed's Adam counts in an int
             ours = self.config.optimizer == "torch"
-            return torch.tensor(float(self.steps), device=part.device) if ours else self.steps
+            return torch.tensor(float(taken), device=part.device) if ours else taken
 
         flat = "fp32_partitioned_groups_flat" if self.config.zero == 3 else "single_partition_of_fp32_groups"
         for part in getattr(self.optimizer, flat):
@@ -201,6 +243,8 @@ class DeepSpeedEngine(TorchEngine):
             self.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _put_state(self, p: nn.Parameter, state: dict[str, Tensor]) -> None:
+        if self._shards:
+            state = {kind: self._shards.mine(value, self._shards.along(p)) for kind, value in state.items()}
         if self.config.zero == 0:
             super()._put_state(p, state)
             return
@@ -212,7 +256,7 @@ class DeepSpeedEngine(TorchEngine):
         for kind in MOMENTS:
             safe_set_full_optimizer_state(p, state[kind], kind)
         with torch.no_grad():
-            if self.whole:
+            if self.config.zero < 3:
                 p.copy_(state["weight"])
             else:
                 with deepspeed.zero.GatheredParameters([p], modifier_rank=0):

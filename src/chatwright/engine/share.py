@@ -27,13 +27,16 @@ class Part(NamedTuple):
     counts: bool
 
 
-def portion(batch: Batch, tokens: int, packed: bool = False, part_cost: int = 0) -> list[Part]:
-    """This rank's micro-batches, as Batch.micro_batches makes them; every rank gets the same number of them.
+def portion(
+    batch: Batch, tokens: int, packed: bool = False, part_cost: int = 0, inner: int = 1
+) -> list[Part]:
+    """This rank's micro-batches, as Batch.micro_batches makes them; every rank gets the same number of them,
+    and `inner` neighbours that work on the same data get the same ones.
 
     Parts of like length meet in the same round, so no rank waits long for another; of a round's parts the
     largest goes to the rank that had least so far.
     """
-    world, rank = dist.world_size(), dist.rank()
+    world, rank = dist.world_size() // inner, dist.rank() // inner
     if world == 1:
         return [Part(rows, part, True) for rows, part in batch.micro_batches(tokens, packed, part_cost)]
     parts, load, mine = batch.pieces(world, tokens, packed), [0] * world, []
@@ -49,10 +52,10 @@ def portion(batch: Batch, tokens: int, packed: bool = False, part_cost: int = 0)
     return mine
 
 
-def joined(found: list[Tensor], rows: list[Tensor], whole: Batch) -> Tensor:
-    """What all ranks read, in the batch's own order of rows."""
+def joined(found: list[Tensor], rows: list[Tensor], whole: Batch, inner: int = 1) -> Tensor:
+    """What all ranks read, in the batch's own order of rows; `inner` as for `portion`."""
     kept = [_widened(f, whole)[: len(r)] for f, r in zip(found, rows, strict=True)]
-    values, numbers = dist.gather(torch.cat(kept)), dist.gather(torch.cat(rows))
+    values, numbers = (dist.gather(torch.cat(parts), every=inner) for parts in (kept, rows))
     return values[torch.argsort(numbers)]
 
 

@@ -24,6 +24,7 @@ from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term, Write
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
+from chatwright.engine.scale import Scale
 from chatwright.engine.share import Part, Whole, joined, named, portion
 from chatwright.models.lora import plain_weights
 from chatwright.models.readout import plain
@@ -77,6 +78,9 @@ def compile_layers(module: Any) -> None:
 class Frozen:
     """A module that only reads: a reference, or a reward model."""
 
+    inner = 1
+    """Neighbouring ranks that work on the same data, each on a part of the model or of every row."""
+
     def __init__(self, module: nn.Module, device: str = "auto", micro_tokens: int | None = None) -> None:
         self.device, self.micro_tokens = pick_device(device), micro_tokens
         self.module = module.to(self.device).requires_grad_(False)
@@ -87,7 +91,7 @@ class Frozen:
         """
         tokens = tokens_at_once(self.micro_tokens, self.device)
         cost = CPU_PART if self.device.type == "cpu" else GPU_PART
-        return portion(batch, tokens, lean(plain(self.module)), cost)
+        return portion(batch, tokens, lean(plain(self.module)), cost, self.inner)
 
     def infer(self, batch: Batch, read: Read) -> Tensor:
         """See Engine.infer."""
@@ -98,7 +102,7 @@ class Frozen:
                 heart.pulse()
                 rows.append(part.rows)
                 found.append(self._read(read, part.batch.to(self.device)).cpu())
-        return joined(found, rows, batch)
+        return joined(found, rows, batch, self.inner)
 
     def _read(self, read: Read, part: Batch) -> Tensor:
         return read(self.module, part)
@@ -108,6 +112,7 @@ class TorchEngine(Frozen):
     """The module, AdamW, and one global step at a time."""
 
     whole = True
+    scale: Scale | None = None
 
     def __init__(
         self, module: nn.Module, optim: OptimConfig, total_steps: int, device: str = "auto", seed: int = 0
@@ -124,15 +129,27 @@ class TorchEngine(Frozen):
         """See Engine.step; raises ChatwrightError on a loss or gradient that is not finite, before any
         weight moves.
         """
+        return self.update(self.gradient(batch, loss, also))
+
+    def gradient(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
+        """See Engine.gradient."""
         self.module.train()
-        torch.manual_seed(derive(self.seed, "dropout", self.steps, *([dist.rank()] if dist.rank() else [])))
-        rate = learning_rate(self.optim, self.steps, self.total_steps)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        torch.manual_seed(derive(self.seed, "dropout", self.steps, *([self._noise] if self._noise else [])))
         metrics: Metrics = {}
         terms = [Term(batch, loss), *also]
         for i, term in enumerate(terms, 1):
             metrics |= self._accumulate(term, last=i == len(terms))
+        return metrics
+
+    def overflowed(self) -> bool:
+        """See Engine.overflowed: nothing is scaled here."""
+        return False
+
+    def update(self, metrics: Metrics, skip: bool = False) -> Metrics:
+        """See Engine.update."""
+        rate = learning_rate(self.optim, self.steps, self.total_steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
         norm = self._update(metrics, rate)
         self.steps += 1
         return metrics | {"grad_norm": norm, "lr": rate}
@@ -143,7 +160,7 @@ class TorchEngine(Frozen):
         With `last`, its final micro-batch is the step's, and ranks exchange gradients there.
         """
         denominator = float(term.batch.denominator.clamp(min=1e-8))
-        scale, names, total = term.weight * dist.world_size() / denominator, [""], None
+        scale, names, total = term.weight * (dist.world_size() // self.inner) / denominator, [""], None
         parts = self.parts(term.batch)
         for i, part in enumerate(parts):
             heart.pulse()
@@ -154,8 +171,18 @@ class TorchEngine(Frozen):
             found = torch.stack([x.detach().float() for x in (value, *sums.values())]) * part.counts
             total = found if total is None else total + found
         assert total is not None
-        means = (dist.sum_(total) / denominator).tolist()
+        means = (dist.sum_(total) / (denominator * self.inner)).tolist()
         return {term.prefix + name: mean for name, mean in zip(names, means, strict=True)}
+
+    @property
+    def _noise(self) -> int:
+        """Ranks with unlike numbers draw unlike dropout."""
+        return dist.rank()
+
+    @property
+    def loss_scale(self) -> float | None:
+        """See Engine.loss_scale."""
+        return self.scale.value if self.scale else None
 
     # what a backend with other wrappers does in its own way
 
@@ -223,19 +250,22 @@ class TorchEngine(Frozen):
             for name, p in named(self.module)
             for kind, value in self._state(p, copy).items()
         }
-        steps = self.steps
+        about = {"steps": self.steps} | ({"scale": list(self.scale)} if self.scale else {})
 
         def write(path: Path) -> None:
             if writes():
                 path.mkdir(parents=True)
                 save_file(tensors, path / "state.safetensors")
-                write_json(path / "engine.json", {"steps": steps})
+                write_json(path / "engine.json", about)
 
         return write
 
     def load(self, path: Path) -> None:
         """See Engine.load."""
-        self.steps = int(read_json(path / "engine.json")["steps"])
+        about = read_json(path / "engine.json")
+        self.steps = int(about["steps"])
+        if self.scale and "scale" in about:
+            self.scale = Scale(*about["scale"])
         saved = load_file(path / "state.safetensors")
         self._prepare_state()
         for name, p in named(self.module):

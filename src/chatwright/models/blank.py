@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn as nn
@@ -28,7 +28,7 @@ def configuration(source: str | NewModel) -> Any:
         raise ChatwrightError(f"{source}: no configuration can be read there: {first_line(error)}") from error
 
 
-def blank(config: Any, dtype: Literal["float32", "bfloat16"], scalar: bool = False) -> Any:
+def blank(config: Any, dtype: str, scalar: bool = False) -> Any:
     """A model of this configuration, or a backbone with a scalar head, on the meta device."""
     config = copy.deepcopy(config)
     kind: Any = AutoModelForSequenceClassification if scalar else AutoModelForCausalLM

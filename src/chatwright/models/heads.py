@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification
@@ -12,7 +12,7 @@ from chatwright.core.types import ChatwrightError
 from chatwright.models.load import first_line
 
 
-def scalar_model(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Any:
+def scalar_model(name: str, dtype: str = "float32") -> Any:
     """A backbone with a scalar head (`score`), an ordinary Hugging Face sequence classifier with one label.
 
     A folder that holds a reward model is loaded as it is. On any other model the head is new and zero, so

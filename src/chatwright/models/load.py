@@ -101,7 +101,7 @@ def load_tokenizer(name: str) -> Any:
     return tokenizer
 
 
-def load_causal_lm(name: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Any:
+def load_causal_lm(name: str, dtype: str = "float32") -> Any:
     """A causal language model in safetensors form; no code and no pickle from the folder is run."""
     try:
         return AutoModelForCausalLM.from_pretrained(

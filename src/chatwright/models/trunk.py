@@ -29,8 +29,8 @@ LEAST_SHARED = 16
 def lean(model: Any) -> bool:
     """Can this model's backbone be run packed? `model` is a Hugging Face model without a peft wrapper.
 
-    Not where attention is windowed or dropped out, nor where weights are not whole (ZeRO-3), nor on a GPU,
-    where launching many small kernels costs more than padding does.
+    Not where attention is windowed or dropped out, nor where weights are not whole (ZeRO-3) or ranks share
+    rows, nor on a GPU, where launching many small kernels costs more than padding does.
     """
     backbone: Any = getattr(model, model.base_model_prefix, None)
     if type(backbone).__name__ not in FAMILIES:
@@ -47,6 +47,7 @@ def lean(model: Any) -> bool:
         and not getattr(config, "attention_dropout", 0.0)
         and config.hidden_act in ("silu", "swish")
         and not hasattr(weight, "ds_id")
+        and not hasattr(backbone, "shares_rows")
         and weight.device.type == "cpu"
     )
 

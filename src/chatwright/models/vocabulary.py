@@ -34,10 +34,14 @@ class VocabularyHead:
 
     @property
     def plain(self) -> bool:
-        """Are the logits a matrix times the states, and a factor?"""
+        """Are the logits a matrix times the states, and a factor?
+
+        Not in float16: gradients made before the loss is scaled would fall below its smallest number.
+        """
         project = self.project
         whole = not hasattr(project.weight, "ds_id")
-        return type(project) is nn.Linear and project.bias is None and not self.cap and whole
+        usual = type(project) is nn.Linear and project.bias is None and not self.cap
+        return usual and whole and project.weight.dtype != torch.float16
 
     @property
     def factor(self) -> float:

@@ -20,6 +20,7 @@ from chatwright.core.files import writes
 from chatwright.core.seeds import derive
 from chatwright.core.types import Metrics, Rollout
 from chatwright.engine.base import Engine, Loss, Term, Write
+from chatwright.engine.together import Step, step_together
 from chatwright.losses import policy as surrogates
 from chatwright.losses.advantage import Settings, whiten
 from chatwright.models.readout import token_logprobs, token_stats, token_values
@@ -152,9 +153,16 @@ class PolicyGradient:
 
     def update(self, minibatch: Experience, step: int) -> Metrics:
         """One optimizer step of the policy and one of the critic; in the warm-up, of the critic alone."""
-        metrics: Metrics = {}
+        steps = []
         if step > self.settings.critic_warmup:
-            metrics |= self.policy.step(minibatch, self._policy_loss, self._ptx_terms())
+            steps.append(Step("policy", self.policy, minibatch, self._policy_loss, self._ptx_terms()))
+        if self.critic:
+            steps.append(Step("critic", self.critic, minibatch, self._value_loss))
+        metrics: Metrics = {}
+        for part, found in zip(steps, step_together(steps), strict=True):
+            prefix = "critic/" if part.name == "critic" else ""
+            metrics |= {f"{prefix}{name}": value for name, value in found.items()}
+        if step > self.settings.critic_warmup:
             if minibatch.logprobs is None and self._said is not None:
                 batch, sampled, reference = self._pending
                 # ranks saw a share of the rows each, and a filler's row was seen twice
@@ -162,9 +170,6 @@ class PolicyGradient:
                 self._note(batch, (said / seen.clamp(min=1)).cpu(), sampled, reference)
             self.updates += 1
             self._follow()
-        if self.critic:
-            found = self.critic.step(minibatch, self._value_loss)
-            metrics |= {f"critic/{name}": value for name, value in found.items()}
         return metrics
 
     def _policy_loss(self, model: nn.Module, batch: Experience) -> tuple[Tensor, dict[str, Tensor]]:

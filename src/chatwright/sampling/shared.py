@@ -12,6 +12,7 @@ from chatwright.core import dist
 from chatwright.core.types import ChatwrightError, Prompt, Rollout
 from chatwright.data.template import Template
 from chatwright.sampling.base import Sampler, SamplingConfig
+from chatwright.sampling.weights import checksums, differing, together
 
 
 class Shared:
@@ -64,20 +65,25 @@ class Mirrored:
         return self.inner.generate(prompts, n, config, seed, numbers)
 
     def publish(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Copy the weights as they come, one at a time; raises where ranks end with unlike copies."""
-        parameters, total = dict(self.model.named_parameters()), torch.zeros((), dtype=torch.float64)
+        """Copy the weights as they come, one layer's tensor at a time.
 
+        Raises ChatwrightError where this copy is not what was sent, bit by bit, or not what other ranks hold.
+        """
+        parameters = dict(self.model.named_parameters())
+        sent: dict[str, int] = {}
         with torch.no_grad():
             for name, value in weights:
                 if name in parameters:
                     parameters[name].copy_(value)
-                    total += parameters[name].double().sum().cpu()
+                    sent = together(sent, checksums([(name, value)], parameters[name].dtype))
         self.inner.publish(parameters.items())
-        sums = dist.gather(total[None])
-        if not torch.equal(sums, sums[:1].expand_as(sums)):
-            raise ChatwrightError(
-                f"the ranks' samplers hold unlike weights after publishing, a bug (checksums {sums.tolist()})"
-            )
+        dtype = next(iter(parameters.values())).dtype
+        held = checksums(parameters.items(), dtype)
+        wrong = differing(sent, held)
+        unlike = dist.unlike({key: str(value) for key, value in held.items()})
+        if dist.agreed(bool(wrong)) or unlike:
+            places = ", ".join(wrong or unlike) or "on another rank"
+            raise ChatwrightError(f"the sampler's weights are not those that were published, a bug: {places}")
 
     def close(self) -> None:
         """See Sampler.close."""

@@ -19,8 +19,10 @@ from chatwright.core.files import atomic_directory, write_json, writes
 from chatwright.core.seeds import derive
 from chatwright.data.template import Template
 from chatwright.engine.base import Engine, EngineConfig, Read
+from chatwright.engine.fits import model_fits
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.torch_engine import Frozen, TorchEngine, compile_layers, pick_device
+from chatwright.models.blank import configuration
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import load_causal_lm, load_tokenizer, save_model
 from chatwright.models.lora import LoraConfig, adapter_off, add_lora, has_lora, merged
@@ -68,6 +70,7 @@ class Policy:
 def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy:
     """The model a stage starts from, with fresh adapters when asked."""
     folder = job.model(name)
+    _trainable(folder, job, lora)
     tokenizer = load_tokenizer(folder)
     template = Template.from_tokenizer(tokenizer, job.template)
     model: Any = load_causal_lm(folder, job.engine.dtype)
@@ -78,8 +81,15 @@ def policy(job: Job, name: str | None, lora: LoraConfig | None = None) -> Policy
 
 def scorer(job: Job, name: str | None, lora: LoraConfig | None = None) -> Any:
     """A backbone with a scalar head: a trained reward model as it is, any other with a head of zeros."""
+    _trainable(job.model(name), job, lora)
     model: Any = scalar_model(job.model(name), job.engine.dtype)
     return add_lora(model, lora, derive(job.seed, "lora"), scalar=True) if lora else model
+
+
+def _trainable(folder: str, job: Job, lora: LoraConfig | None) -> None:
+    """Stop before loading what the engine could not share out over the ranks."""
+    if job.engine.tensor * job.engine.sequence > 1:
+        model_fits(job.engine, configuration(folder), lora is not None)
 
 
 def engine(model: Any, optim: OptimConfig, job: Job, steps: int, role: str = "") -> Engine:
@@ -91,9 +101,9 @@ def engine(model: Any, optim: OptimConfig, job: Job, steps: int, role: str = "")
         torch.set_num_threads(config.threads)
     made = ENGINES[config.kind](model, optim, steps, config, job.seed)
     if config.kind == "deepspeed":
-        from chatwright.engine.deepspeed_engine import configuration
+        from chatwright.engine import deepspeed_engine
 
-        settings, name = configuration(config, optim), f"deepspeed{role and '-'}{role}.json"
+        settings, name = deepspeed_engine.configuration(config, optim), f"deepspeed{role and '-'}{role}.json"
         job.say(f"[dim]{name}: {escape(json.dumps(settings, default=str))}[/dim]")
         write_json(job.directory / name, settings)
     return made
@@ -142,7 +152,7 @@ def _local(policy: Policy, job: Job) -> Sampler:
     """Over the policy's own module; where an engine will spread its weights over ranks, over a copy that
     `publish` fills.
     """
-    if job.engine.kind == "deepspeed" and job.engine.zero == 3:
+    if not job.engine.whole:
         model = merged(policy.model) if has_lora(policy.model) else copy.deepcopy(policy.model)
         return Mirrored(LocalSampler(model, policy.template), model)
     return LocalSampler(policy.model, policy.template)

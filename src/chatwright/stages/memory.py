@@ -17,7 +17,7 @@ from torch import Tensor
 
 from chatwright.core.batch import Batch
 from chatwright.core.memory import Live
-from chatwright.engine.base import EngineConfig
+from chatwright.engine.base import Dtype, EngineConfig
 from chatwright.engine.torch_engine import recompute_activations
 from chatwright.models.blank import blank, without_data
 from chatwright.models.lora import LoraConfig, add_lora
@@ -72,18 +72,26 @@ class Trained(NamedTuple):
     """A model that is trained: its configuration and how."""
 
     config: Any
-    dtype: Literal["float32", "bfloat16"]
+    dtype: Dtype
     scalar: bool
     lora: LoraConfig | None
     checkpointing: bool
 
 
 class Size(NamedTuple):
-    """Elements of a model: all, those that are trained, those of linear maps and the vocabulary head."""
+    """Elements of a model: all, those that are trained, those of linear maps and the vocabulary head, and
+    those of the layers' matrices, which tensor parallelism cuts.
+    """
 
     whole: int
     trained: int
     projections: int
+    layers: int = 0
+
+    def cut(self, ranks: int) -> Size:
+        """What one of `ranks` that share the layers has of it; all of it is trained."""
+        less = self.layers - self.layers // ranks
+        return Size(self.whole - less, self.trained - less, self.projections - less, self.layers // ranks)
 
 
 class Step(NamedTuple):
@@ -107,6 +115,11 @@ def size_of(model: nn.Module) -> Size:
         sum(count.values()),
         sum(n for p, n in count.items() if p.requires_grad),
         sum(count[p] for p in linear),
+        sum(
+            count[m.weight]
+            for name, m in model.named_modules()
+            if name.endswith("_proj") and m.weight in linear
+        ),
     )
 
 
@@ -186,11 +199,12 @@ def _tensors(model: nn.Module) -> Iterator[Tensor]:
 
 def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
     """Weights, optimizer state and buffers of a trained model on one of `ranks` devices."""
-    width = 2 if engine.dtype == "bfloat16" else 4
+    width = 4 if engine.dtype == "float32" else 2
     if engine.kind == "torch":
         # gradients live in DDP's buckets, which are laid out anew after the first step
         buckets = size.trained * width if ranks > 1 else 0
         return Need(weights=size.whole * width, optimizer=2 * width * size.trained, buffers=buckets)
+    size, ranks = size.cut(engine.tensor) if engine.tensor > 1 else size, max(ranks // engine.tensor, 1)
     zero, share = engine.zero, ranks if engine.zero else 1
     # ZeRO keeps a float32 copy of what it trains beside Adam's two moments; stage 0 only for bfloat16
     copies = 3 if zero or width == 2 else 2

@@ -53,7 +53,7 @@ class Place:
 
     def packed(self, config: Any) -> bool:
         """Does a model of this configuration run without padding here (models/trunk.py)?"""
-        spread = self.engine.kind == "deepspeed" and self.engine.zero == 3
+        spread = self.engine.kind == "deepspeed" and (self.engine.zero == 3 or self.engine.sequence > 1)
         kinds = {name.removesuffix("Model").lower() for name in LEAN}
         return not self.gpu and not spread and config.model_type in kinds
 
@@ -62,14 +62,15 @@ class Place:
         tokens = asked or (GPU_TOKENS if self.gpu else CPU_TOKENS)
         best: tuple[int, Batch, int] | None = None
         for batch in batches:
-            if self.ranks == 1:
+            shares = self.ranks // (self.engine.tensor * self.engine.sequence) or 1
+            if shares == 1:
                 parts = batch.micro_batches(tokens, packed, GPU_PART if self.gpu else CPU_PART)
             else:
-                parts = batch.pieces(self.ranks, tokens, packed)
+                parts = batch.pieces(shares, tokens, packed)
             for _, part in parts:
                 size = int(part.attention.sum()) if packed else part.ids.numel()
                 if best is None or size > best[0]:
-                    best = size, part, math.ceil(len(parts) / self.ranks)
+                    best = size, part, math.ceil(len(parts) / shares)
         assert best is not None
         return best[1], best[2]
 
@@ -167,6 +168,13 @@ def largest_step(
     part, count = place.largest(batches, asked, packed)
     step = step_of(model, reading, part, packed, count)
     step = step._replace(gradients=kept * step.gradients)
+    if place.engine.tensor > 1:  # of a layer's activations as many stay whole as are cut: counted whole
+        size = sizes(model)
+        step = step._replace(gradients=step.gradients * size.cut(place.engine.tensor).whole // size.whole)
+    if place.engine.sequence > 1:
+        # beside a share of the layers, the joined last states and their gradient
+        states = 2 * part.ids.numel() * model.config.hidden_size * width(place.engine)
+        step = step._replace(activations=step.activations // place.engine.sequence + states)
     return step if place.gpu else step._replace(activations=round(step.activations * HEAP))
 
 
@@ -230,7 +238,7 @@ def weights_of(config: Any, place: Place, scalar: bool = False) -> int:
 def copies_of(config: Any, size: Size, place: Place) -> int:
     """Of weights in our own sampler: packed projections on a CPU, a whole copy where ZeRO spreads them."""
     found = 0
-    if place.engine.kind == "deepspeed" and place.engine.zero == 3:
+    if not place.engine.whole:
         found += size.whole * width(place.engine)
     if not place.gpu and place.engine.dtype == "float32" and config.model_type in SAMPLED:
         found += size.projections * 4
@@ -250,4 +258,4 @@ def cache_of(config: Any, place: Place, rows: int, longest: int) -> int:
 
 def width(engine: EngineConfig) -> int:
     """Bytes of a weight."""
-    return 2 if engine.dtype == "bfloat16" else 4
+    return 4 if engine.dtype == "float32" else 2

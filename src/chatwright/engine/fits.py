@@ -1,0 +1,59 @@
+"""What is asked of an engine and cannot be done here, said before a model is loaded."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from chatwright.core import dist
+from chatwright.core.types import ChatwrightError
+from chatwright.engine.base import NO_FLOAT16, EngineConfig
+
+SHARED = ("llama", "mistral", "qwen2", "qwen3")
+"""Families whose layers and rows ranks can share out: separate projections, one kind of attention."""
+
+
+def place_fits(config: EngineConfig) -> None:
+    """Raise ChatwrightError where these devices and ranks cannot do what is asked."""
+    if config.dtype == "float16" and not torch.cuda.is_available():
+        raise ChatwrightError(f"engine: {NO_FLOAT16}")
+    size, ranks = config.tensor * config.sequence, dist.world_size()
+    if ranks % size:
+        raise ChatwrightError(
+            f"engine: tensor: {config.tensor} and sequence: {config.sequence} need {size} ranks or a "
+            f"multiple of it, and there {'is 1' if ranks == 1 else f'are {ranks}'}; start with --nproc {size}"
+        )
+
+
+def model_fits(config: EngineConfig, shape: Any, lora: bool) -> None:
+    """Raise ChatwrightError where a model of this Hugging Face configuration cannot be shared out so."""
+    size = config.tensor * config.sequence
+    if size == 1:
+        return
+    name = " and ".join(name for name in ("tensor", "sequence") if getattr(config, name) > 1)
+    if shape.model_type not in SHARED:
+        families = ", ".join(SHARED)
+        raise ChatwrightError(
+            f"engine: {name}: only for models of the families {families}, not {shape.model_type}; "
+            "use zero: 3 in its place"
+        )
+    if config.tensor > 1 and lora:
+        raise ChatwrightError(
+            "engine: tensor does not go with lora: AutoTP would cut matrices and leave their adapters whole; "
+            "use zero: 3 in its place, or leave out the stage's `lora`"
+        )
+    for what, count, by in (
+        ("attention heads", shape.num_attention_heads, size),
+        ("key/value heads", shape.num_key_value_heads, size),
+        ("feed-forward width", shape.intermediate_size, config.tensor),
+    ):
+        if count % by:
+            raise ChatwrightError(f"engine: {name}: {by} ranks cannot share {count} {what} evenly")
+    windowed = any(kind != "full_attention" for kind in getattr(shape, "layer_types", None) or ())
+    window = None if getattr(shape, "layer_types", None) else getattr(shape, "sliding_window", None)
+    if config.sequence > 1 and (windowed or (window or 1 << 62) < shape.max_position_embeddings):
+        raise ChatwrightError(
+            "engine: sequence is for full attention, and this model's has a sliding window; "
+            "use zero: 3 and optim.gradient_checkpointing in its place"
+        )

@@ -1,0 +1,147 @@
+"""Ranks that share the matrices of every layer (tensor) or the tokens of every row (sequence): one curve."""
+
+import pytest
+from transformers import AutoConfig
+
+from chatwright.core.types import ChatwrightError
+from chatwright.engine.base import EngineConfig
+from chatwright.engine.fits import model_fits, place_fits
+from chatwright.models.blank import configuration
+from chatwright.models.load import NewModel
+from engine.test_ranks import KINDS, LOSSES, SPREAD, curve, same
+from ranks import together
+
+WORK = "engine/test_ranks.py:curves"
+
+
+def kind(zero, **sizes):
+    return {"kind": "deepspeed", "zero": zero, **sizes, **({"deepspeed": SPREAD} if zero == 3 else {})}
+
+
+@pytest.mark.slow  # two processes, a run of every loss
+@pytest.mark.timeout(900)
+def test_one_curve_with_rows_or_layers_shared(tmp_path):
+    # layers come last: in a process that has shared layers, DeepSpeed expects all models to share them
+    kinds = {f"sequence zero {zero}": kind(zero, sequence=2) for zero in (0, 1, 2, 3)}
+    kinds |= {f"tensor zero {zero}": kind(zero, tensor=2) for zero in (1, 2, 3)}
+    losses = {1: LOSSES, 3: ("sft", "ppo")}
+    rows = {"engine": kind(3, sequence=2), "loss": "sft"}
+    cases = {"sequence lora": rows | {"lora": True}, "sequence recomputed": rows | {"recompute": True}} | {
+        f"{name} {loss}": {"engine": engine, "loss": loss}
+        for name, engine in kinds.items()
+        for loss in losses.get(engine["zero"], ("sft",))
+    }
+    cases["tensor recomputed"] = {"engine": kind(1, tensor=2), "loss": "sft", "recompute": True}
+    found = together(WORK, cases, tmp_path, seconds=800)
+    wanted = {loss: curve({"engine": {"kind": "torch"}, "loss": loss}) for loss in LOSSES}
+    adapted = curve({"engine": {"kind": "torch"}, "loss": "sft", "lora": True})
+    for name, one in found.items():
+        same(one, adapted if "lora" in name else wanted[cases[name]["loss"]])
+
+
+@pytest.mark.slow  # four processes
+@pytest.mark.timeout(900)
+def test_one_curve_on_four_processes_that_share_data_layers_and_rows(tmp_path):
+    kinds = {
+        "sequence 2, data 2, zero 3": kind(3, sequence=2),
+        "tensor 2, data 2, zero 1": kind(1, tensor=2),
+        "tensor 2, data 2, zero 3": kind(3, tensor=2),
+        "tensor 2, sequence 2, zero 1": kind(1, tensor=2, sequence=2),
+        "tensor 2, sequence 2, zero 3": kind(3, tensor=2, sequence=2),
+    }
+    shape = {"heads": 4}
+    cases = {
+        f"{name} {loss}": {"engine": engine, "loss": loss, "shape": shape, "until": 10}
+        for name, engine in kinds.items()
+        for loss in ("sft", "dpo")
+    }
+    found = together(WORK, cases, tmp_path, ranks=4, seconds=800)
+    for name, one in found.items():
+        same(one, curve(cases[name] | {"engine": {"kind": "torch"}}))
+
+
+@pytest.mark.slow  # two processes, twice
+@pytest.mark.timeout(900)
+def test_a_state_goes_on_with_layers_and_rows_shared_and_back(tmp_path):
+    kinds = {"sequence": kind(2, sequence=2), "tensor": kind(1, tensor=2), "tensor-3": kind(3, tensor=2)}
+    whole = curve({"engine": {"kind": "torch"}, "loss": "sft"})
+    one = str(tmp_path / "one")
+    curve({"engine": {"kind": "torch"}, "loss": "sft", "until": 8, "save": one})
+    saved = {name: str(tmp_path / name) for name in kinds}
+    begun = {
+        name: case
+        for n, e in kinds.items()
+        for name, case in (
+            (n, {"engine": e, "loss": "sft", "until": 8, "save": saved[n]}),
+            (f"whole {n}", {"engine": e, "loss": "sft"}),
+        )
+    }
+    first = together(WORK, begun, tmp_path)
+    more = {
+        f"{start} to {n}": {"engine": e, "loss": "sft", "load": one if start == "one" else saved[n]}
+        for n, e in kinds.items()
+        for start in (n, "one")
+    }
+    found = together(WORK, more, tmp_path)
+    rest = {**whole, "steps": whole["steps"][8:]}
+    for name in kinds:
+        assert found[f"{name} to {name}"]["steps"] == first[f"whole {name}"]["steps"][8:]
+        assert found[f"{name} to {name}"]["weights"] == first[f"whole {name}"]["weights"]
+        same(found[f"one to {name}"], rest, loss=1e-5, norm=1e-4)
+        alone = curve({"engine": {"kind": "torch"}, "loss": "sft", "load": saved[name]})
+        same(alone, rest, loss=1e-5, norm=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reason"),
+    [
+        ({"tensor": 2}, "tensor: only with kind: deepspeed"),
+        ({"sequence": 2}, "sequence: only with kind: deepspeed"),
+        ({"kind": "deepspeed", "zero": 0, "tensor": 2}, "tensor needs zero: 1, 2 or 3"),
+        ({"kind": "deepspeed", "pipeline": 2}, "pipeline stages are not supported"),
+    ],
+)
+def test_combinations_without_meaning_are_refused_when_the_recipe_is_read(settings, reason):
+    with pytest.raises(ValueError, match=reason):
+        EngineConfig(**settings)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "model", "lora", "reason"),
+    [
+        (
+            {"tensor": 2},
+            {"family": "gpt2"},
+            False,
+            "only for models of the families llama.*not gpt2.*zero: 3",
+        ),
+        ({"sequence": 2}, {"family": "opt"}, False, "only for models of the families llama.*not opt"),
+        ({"tensor": 2}, {}, True, "tensor does not go with lora"),
+        ({"tensor": 2}, {"heads": 4, "kv_heads": 1}, False, "2 ranks cannot share 1 key/value heads"),
+        ({"sequence": 3}, {"heads": 4}, False, "3 ranks cannot share 4 attention heads"),
+        ({"tensor": 2, "sequence": 4}, {"heads": 4}, False, "8 ranks cannot share 4 attention heads"),
+        ({"tensor": 4}, {"intermediate": 90}, False, "4 ranks cannot share 90 feed-forward width"),
+    ],
+)
+def test_models_that_cannot_be_shared_out_are_refused_before_they_are_loaded(sizes, model, lora, reason):
+    config = EngineConfig(kind="deepspeed", **sizes)
+    with pytest.raises(ChatwrightError, match=reason):
+        model_fits(config, configuration(NewModel(hidden=32, layers=1, **model)), lora)
+
+
+def test_a_sliding_window_is_refused_where_rows_are_shared():
+    shape = AutoConfig.for_model("mistral", sliding_window=64, max_position_embeddings=512)
+    model_fits(EngineConfig(kind="deepspeed", tensor=2), shape, lora=False)
+    with pytest.raises(ChatwrightError, match="sliding window"):
+        model_fits(EngineConfig(kind="deepspeed", sequence=2), shape, lora=False)
+
+
+def test_ranks_that_cannot_be_dealt_out_are_refused():
+    with pytest.raises(
+        ChatwrightError, match="need 4 ranks or a multiple of it, and there is 1; start with --nproc 4"
+    ):
+        place_fits(EngineConfig(kind="deepspeed", tensor=2, sequence=2))
+
+
+def test_settings_that_share_nothing_need_no_family():
+    model_fits(EngineConfig(**KINDS["zero-3"]), configuration(NewModel(family="gpt2")), lora=True)
