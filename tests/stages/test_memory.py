@@ -35,12 +35,13 @@ def test_elements_are_counted_without_a_model():
     [
         (EngineConfig(), 1, 400, 800, 0, 0),
         (EngineConfig(dtype="bfloat16"), 1, 200, 400, 0, 0),
+        (EngineConfig(), 2, 400, 800, 400, 0),
         (zero(0), 4, 400, 800, 400, 0),
         (zero(0, dtype="bfloat16"), 1, 200, 1200, 0, 0),
-        (zero(2), 4, 400, 300, 400 + 100, 0),
-        (zero(2, dtype="bfloat16"), 4, 200, 300, 200 + 50, 0),
+        (zero(2), 4, 400, 300, 2 * 400 + 100, 0),
+        (zero(2, dtype="bfloat16"), 4, 200, 300, 2 * 200 + 50, 0),
         (zero(3), 4, 100, 300, 400 + 100 + 400, 0),
-        (zero(2, offload="cpu"), 4, 400, 0, 400, 400),
+        (zero(2, offload="cpu"), 4, 400, 0, 800, 400),
         (zero(3, offload="cpu", offload_weights="cpu"), 4, 0, 0, 800, 500),
         (zero(3, deepspeed={"zero_optimization": {"reduce_bucket_size": 10}}), 4, 100, 300, 540, 0),
         (zero(1, tensor=2), 4, 240, 360, 240 + 120, 0),  # 60 weights each, state shared by 2 pairs
