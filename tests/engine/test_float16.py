@@ -56,11 +56,14 @@ def test_half_precision_keeps_to_the_curve_of_float32(tmp_path):
     found = together("engine/test_float16.py:halves", cases, tmp_path, seconds=500)
     for name, one in found.items():
         wanted = curve({"engine": {"kind": "torch"}, "loss": cases[name]["loss"]})
+        assert "ppo" in name or not any(step.get("overflow") for step in one["steps"]), name
         for mine, theirs in zip(one["steps"], wanted["steps"], strict=True):
+            if mine.get("overflow"):  # a scale too high at first: from here on the run is a step behind
+                assert "float16" in name and mine.get("critic/overflow", 1.0) == 1.0
+                break
             assert mine["loss"] == pytest.approx(theirs["loss"], rel=5e-3, abs=2e-2), name
             bound = NORM[cases[name]["engine"]["dtype"]] * (1 if "sft" in name else 4)
             assert mine["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=bound), name
-            assert mine.get("overflow", 0.0) == 0.0
 
 
 def halves(cases):
