@@ -3,12 +3,13 @@ PYTHON ?= python3
 BIN := .venv/bin
 SHOP := quickstart
 
-.PHONY: quickstart test test-vllm clean
+.PHONY: quickstart test test-matrix test-vllm clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make quickstart   install into .venv and train, align and evaluate the starter model (about 10 minutes)"
 	@echo "make test         install into .venv and run every check and test"
+	@echo "make test-matrix  install into .venv and run the further combinations of engines, offload and number formats"
 	@echo "make test-vllm    install vLLM for the CPU into .venv-vllm (2.5 GB) and run the tests that need it"
 	@echo "make clean        delete .venv and the quickstart's folder"
 
@@ -25,6 +26,10 @@ test: .venv/installed-test
 	@$(BIN)/mypy
 	@echo "== Tests: pytest (slow ones included)"
 	@$(BIN)/pytest
+
+test-matrix: .venv/installed-test
+	@echo "== Tests: every other combination of engines, offload and number formats"
+	@$(BIN)/pytest -m matrix
 
 test-vllm: .venv-vllm/installed
 	@echo "== Tests of the sampler on vLLM, in process and behind a URL"

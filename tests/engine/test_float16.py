@@ -43,7 +43,7 @@ def test_float16_is_refused_where_it_cannot_be():
             place_fits(EngineConfig(dtype="float16", kind="deepspeed"))
 
 
-@pytest.mark.slow  # two processes
+@pytest.mark.matrix  # two processes, seven engines, two losses
 @pytest.mark.timeout(600)
 def test_half_precision_keeps_to_the_curve_of_float32(tmp_path):
     kinds = {f"bfloat16 {k}": (k, "bfloat16") for k in ("zero-0", "zero-1", "zero-2", "zero-3")}

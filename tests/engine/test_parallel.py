@@ -39,7 +39,7 @@ def test_one_curve_with_rows_or_layers_shared(tmp_path):
         same(one, adapted if "lora" in name else wanted[cases[name]["loss"]])
 
 
-@pytest.mark.slow  # four processes
+@pytest.mark.matrix  # four processes
 @pytest.mark.timeout(900)
 def test_one_curve_on_four_processes_that_share_data_layers_and_rows(tmp_path):
     kinds = {

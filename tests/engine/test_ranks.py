@@ -196,7 +196,7 @@ def test_a_state_goes_on_under_another_engine_and_number_of_processes(tmp_path):
         same(one, rest, loss=1e-5, norm=1e-4)
 
 
-@pytest.mark.slow  # two processes, twice; DeepSpeed compiles its Adam once on a new machine
+@pytest.mark.matrix  # two processes, twice; DeepSpeed compiles its Adam once on a new machine
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", MORE)
 def test_offload_by_deepspeed_means_the_same_and_goes_on_elsewhere(tmp_path, kind):
