@@ -81,7 +81,8 @@ def supervised(case):
     settings, reference = objective.config(), reference_of(e, case)
 
     def step_of(step):
-        batch = objective.annotate(make(seed=step), e, objective.needs_reference and reference, settings)
+        given = reference if objective.needs_reference else None
+        batch = objective.annotate(make(seed=step), e, given, settings)
         return e.step(batch, objective.loss(settings))
 
     return e, step_of
@@ -140,13 +141,13 @@ def curves(cases):
     return {name: curve(case) for name, case in cases.items()}
 
 
-def same(found, wanted, loss=1e-6, norm=1e-5):
+def same(found, wanted, loss=1e-6, norm=1e-5, part=0.1):
+    """`part` is how large the parts of a loss are that may cancel: its rounding is theirs."""
     assert len(found["steps"]) == len(wanted["steps"]) > 0
     for mine, theirs in zip(found["steps"], wanted["steps"], strict=True):
         assert mine.keys() == theirs.keys()
         for key in mine:
-            # a policy's loss is a sum of parts that nearly cancel: its rounding is that of its parts
-            floor = 1e-5 if key == "kl" else 1e-7  # and a KL is a signed sum, near 0 at first
+            floor = 1e-5 if key == "kl" else part * 1e-6  # and a KL is a signed sum, near 0 at first
             near = pytest.approx(theirs[key], rel=loss if key.endswith("loss") else norm, abs=floor)
             assert key not in COMPARED or mine[key] == near, key
     torch.testing.assert_close(torch.tensor(found["said"]), torch.tensor(wanted["said"]), rtol=0, atol=1e-4)
@@ -327,7 +328,7 @@ def test_one_curve_under_zero_3_of_every_objective_and_method_and_with_adapters(
     )  # fmt: skip
     for name, case in cases.items():
         wanted = curve(case | {"engine": {"kind": "torch"}})
-        same(found[name], wanted)
+        same(found[name], wanted, part=1.0 if case["loss"] in METHODS else 0.1)
         if case.get("settings"):
             first, last = found[name]["steps"][0], found[name]["steps"][-1]
             averages = [key for key in first if key.startswith("average/")]

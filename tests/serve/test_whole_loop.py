@@ -55,7 +55,7 @@ PPO = [
     {"name": "judge", "kind": "train", "objective": "reward_model", "from": "fixes", "data": ["votes"],
      "epochs": 2, "batch": 16, "optim": {"lr": 2e-4, "schedule": "cosine", "warmup": 5, "weight_decay": 0.1}},
     {"name": "ppo", "kind": "rl", "method": "ppo", "from": "fixes", "data": ["failures"],
-     "reward": {"judge": 1.0}, "critic": {"from": "judge", "optim": {"lr": 5e-4}}, "steps": 24,
+     "reward": {"judge": 1.0}, "critic": {"from": "judge", "optim": {"lr": 5e-4}}, "steps": 48,
      "settings": {"kl": 0.1, "prompts": 96, "minibatch": 48, "epochs": 2, "critic_warmup": 2},
      "sampling": {"max_tokens": 48}, "optim": {"lr": 2e-4, "schedule": "linear"}},
 ]  # fmt: skip
