@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,17 +117,17 @@ def chatwright(folder: str, options: Options, batch: int) -> Iterator[tuple[int,
 
 
 @contextmanager
-def transformers_serve(folder: str, options: Options) -> Iterator[int]:
-    """The peer's port; with continuous batching, without which it answers one request after the other."""
+def transformers_serve(folder: str, options: Options, settings: Sequence[str]) -> Iterator[int]:
+    """The peer's port."""
     port = free_port()
     command = [str(Path(sys.executable).with_name("transformers")), "serve", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32", *PEER, folder]
+    command += ["--port", str(port), "--device", "cpu", "--dtype", "float32", *settings, folder]
     with running(command, port, "/health", HF_HUB_OFFLINE="1", OMP_NUM_THREADS=str(options.threads)):
         yield port
 
 
-PEER: list[str] = []
-"""The settings that make the peer fastest here."""
+BATCHING = ["--continuous-batching", "--cb-num-blocks", "256", "--cb-block-size", "32"]
+"""The peer's own continuous batching, with room for every client; on a CPU it has no sizes of its own."""
 
 
 async def stream(port: int, model: str, question: str, tokens: int, bias: bool, seed: int) -> dict[str, Any]:
@@ -293,14 +293,14 @@ def first_token(options: Options) -> Iterator[Sides]:
 
 
 @contextmanager
-def against_transformers(options: Options) -> Iterator[Sides]:
+def against_transformers(options: Options, settings: Sequence[str] = ()) -> Iterator[Sides]:
     """32 clients that stream from each of the two servers."""
     n, rounds = 32, 1
     tokens = 16 if options.quick else TOKENS
     with ExitStack() as stack:
         folder = stack.enter_context(model_folder())
         port, _ = stack.enter_context(chatwright(folder, options, n))
-        theirs = stack.enter_context(transformers_serve(folder, options))
+        theirs = stack.enter_context(transformers_serve(folder, options, settings))
         crowd = stack.enter_context(worker("clients()"))
 
         def side(where: int, model: str, bias: bool) -> Any:
@@ -313,6 +313,11 @@ def against_transformers(options: Options) -> Iterator[Sides]:
             return go
 
         yield Sides(side(port, "m", True), side(theirs, folder, False))
+
+
+def against_batching(options: Options) -> AbstractContextManager[Sides]:
+    """The same with the peer's continuous batching."""
+    return against_transformers(options, BATCHING)
 
 
 @functools.cache
@@ -360,6 +365,7 @@ ROWS = [
     Row("32 streams", "bare engine", "tokens/s", ">= 0.8", against_the_engine),
     Row("first token, one client", "bare engine", "ms more", "<= 20", first_token),
     Row("32 clients", "transformers serve", "tokens/s", ">= 3", against_transformers),
+    Row("32 clients, batching", "transformers serve", "tokens/s", ">= 3", against_batching),
     Row("100 clients: errors, lost, mixed up", "none", "streams", "<= 0", crowd, warm=False, once=True),
     Row("100 clients: memory, end over a quarter", "none", "times", "<= 1.1", memory, warm=False, once=True),
 ]

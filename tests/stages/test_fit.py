@@ -70,7 +70,7 @@ def need(content, folder, ranks=1, engine=None, **changes):
     [
         ("micro_tokens: 2048", 1, None, {"micro_tokens": 2048}),
         ("gradient_checkpointing: true", 1, None, {"micro_tokens": 256, "gradient_checkpointing": True}),
-        ("zero: 1", 8, {"kind": "deepspeed", "zero": 1}, {"micro_tokens": 256}),
+        ("zero: 3", 8, {"kind": "deepspeed", "zero": 3}, {"micro_tokens": 256}),
         ("offload: cpu", 1, {"kind": "deepspeed", "zero": 2, "offload": "cpu"}, {"micro_tokens": 256}),
     ],
 )

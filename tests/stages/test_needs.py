@@ -12,7 +12,6 @@ from chatwright.core.files import read_json
 ENGINES = {
     "one process": (),
     "DDP": ("--nproc", "2"),
-    "ZeRO-2": ("--nproc", "2", "--set", "engine.kind=deepspeed", "--set", "engine.zero=2"),
 }
 MODEL = {"family": "llama", "hidden": 384, "layers": 6, "heads": 6, "vocab": 2000, "max_length": 256}
 """11 million parameters: so many bytes that what a library keeps for itself does not count."""

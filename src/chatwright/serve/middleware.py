@@ -11,7 +11,6 @@ import time
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chatwright.serve.config import LimitConfig
@@ -19,13 +18,13 @@ from chatwright.serve.errors import ApiError, Count, respond, uncounted
 
 access = logging.getLogger("chatwright.access")
 
-SAFE = {
-    "X-Content-Type-Options": "nosniff",
-    "X-Frame-Options": "DENY",
-    "Referrer-Policy": "no-referrer",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-store",
-}
+SAFE = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+    (b"cache-control", b"no-store"),
+)
 """On every response that does not say otherwise itself; the pages bring a policy of their own."""
 
 
@@ -45,9 +44,9 @@ class Shield:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                for name, value in SAFE.items():
-                    headers.setdefault(name, value)
+                said = {name for name, _ in message["headers"]}  # in lower case, by ASGI's rule
+                more = [header for header in SAFE if header[0] not in said]
+                message = {**message, "headers": [*message["headers"], *more]}
             await send(message)
 
         body = _Body(receive, self.limits)

@@ -188,7 +188,9 @@ def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
     """Weights, optimizer state and buffers of a trained model on one of `ranks` devices."""
     width = 2 if engine.dtype == "bfloat16" else 4
     if engine.kind == "torch":
-        return Need(weights=size.whole * width, optimizer=2 * width * size.trained)
+        # gradients live in DDP's buckets, which are laid out anew after the first step
+        buckets = size.trained * width if ranks > 1 else 0
+        return Need(weights=size.whole * width, optimizer=2 * width * size.trained, buffers=buckets)
     zero, share = engine.zero, ranks if engine.zero else 1
     # ZeRO keeps a float32 copy of what it trains beside Adam's two moments; stage 0 only for bfloat16
     copies = 3 if zero or width == 2 else 2
@@ -197,6 +199,8 @@ def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
     weights = spread * width
     bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * width
     buffers = bucket if ranks > 1 or zero else 0
+    if zero in (1, 2) and ranks > 1:
+        buffers += bucket  # what ranks exchange is copied end to end first
     if zero and not engine.offload:
         buffers += size.trained * width // share  # the gradients of what this rank updates
     if zero == 3:

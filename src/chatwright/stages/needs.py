@@ -159,8 +159,8 @@ def largest_step(
     model: Trained, reading: Reading, place: Place, batches: Sequence[Batch], asked: int | None
 ) -> Step:
     """Of the largest micro-batch."""
-    # from stage 2 on ranks exchange gradients as they come, bucket by bucket (held() counts the buckets)
-    kept = not (place.engine.kind == "deepspeed" and place.engine.zero > 1)
+    # stage 3 exchanges gradients as they come, bucket by bucket (held() counts the buckets)
+    kept = not (place.engine.kind == "deepspeed" and place.engine.zero == 3)
     if place.counted:
         return Step(kept * sizes(model).trained * width(place.engine), 0, 0)
     packed = place.packed(model.config)
