@@ -9,7 +9,7 @@ SHOP := quickstart
 help:
 	@echo "make quickstart   install into .venv and train, align and evaluate the starter model (about 10 minutes)"
 	@echo "make test         install into .venv and run every check and test"
-	@echo "make test-matrix  install into .venv and run the further combinations of engines, offload and number formats"
+	@echo "make test-matrix  install into .venv and run the tests that take minutes: combinations of engines, the loop of feedback"
 	@echo "make test-vllm    install vLLM for the CPU into .venv-vllm (2.5 GB) and run the tests that need it"
 	@echo "make clean        delete .venv and the quickstart's folder"
 
@@ -28,7 +28,7 @@ test: .venv/installed-test
 	@$(BIN)/pytest
 
 test-matrix: .venv/installed-test
-	@echo "== Tests: every other combination of engines, offload and number formats"
+	@echo "== Tests: further combinations of engines, offload and number formats; the loop of feedback"
 	@$(BIN)/pytest -m matrix
 
 test-vllm: .venv-vllm/installed

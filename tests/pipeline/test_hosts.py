@@ -66,7 +66,7 @@ def on_both(hosts, path, out):
 
 
 def test_a_host_is_cut_off_and_the_run_goes_on_to_the_same_bits(tmp_path, hosts):
-    path = write_shop(tmp_path, recipe(steps=60) | {"stages": recipe(steps=60)["stages"][:2]})
+    path = write_shop(tmp_path, recipe(steps=200) | {"stages": recipe(steps=200)["stages"][:2]})
     said, status = end(start(path, tmp_path / "whole"))
     assert status == 0, said
     cut = tmp_path / "cut"

@@ -27,7 +27,8 @@ from chatwright.data.starter import KINDS, _asked, _others, _prompts, _text, bad
 from chatwright.evaluate.compare import compare
 from people import crowd, questions, score, visit
 
-pytestmark = pytest.mark.slow  # trains a model that has something to learn, and three successors of it
+pytestmark = pytest.mark.matrix
+"""Four minutes, and a gate's verdict is statistical: now and then one is left open."""
 
 SHOP = [intent for intent in intents() if not intent.get("held_out")][:32]
 HELD_OUT = questions(SHOP, "held_out")
