@@ -111,6 +111,8 @@ def stands_still(why: str) -> None:
     with _telling:
         if heart.claim():
             lost(why)
+        else:
+            heart.linger(LISTEN + 1)  # or the rank that tells would take this one for the one that is gone
         dist.drop(LOST)
 
 

@@ -97,6 +97,13 @@ class Heart:
             return True  # the folder is gone with its host
         return True
 
+    def linger(self, seconds: float) -> None:
+        """Give signs of life for so long, from the thread that watches."""
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            self._write()
+            time.sleep(BEAT)
+
     def known(self) -> bool:
         """Has the run's folder been opened?"""
         return self._folder is not None
