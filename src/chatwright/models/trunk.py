@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from chatwright.core.batch import Batch, shared_beginning
+from chatwright.models.products import filler, project
 
 FAMILIES = {"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"}
 FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}
@@ -74,7 +75,7 @@ class Segment(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Rows of a batch end to end, [N] tokens in all."""
+    """Rows of a batch end to end, [N] tokens in all; the last segment may be filler: no place points there."""
 
     ids: Tensor  # [N]
     positions: Tensor  # [N]
@@ -100,6 +101,10 @@ def lay_end_to_end(batch: Batch) -> Layout:
             segments.append(Segment(len(row) - shared, shared))
             ids += row[shared:]
             positions += range(shared, len(row))
+    if more := filler(len(ids)):
+        segments.append(Segment(more, 0))
+        ids += [0] * more
+        positions += range(more)
     device = batch.ids.device
     packed, where = (torch.tensor(column, device=device) for column in (ids, positions))
     return Layout(packed, where, place.to(device), tuple(segments))
@@ -107,6 +112,8 @@ def lay_end_to_end(batch: Batch) -> Layout:
 
 def run(model: Any, layout: Layout, wanted: Tensor) -> Tensor:
     """The backbone's last hidden states at packed places `wanted` [M], [M, H]."""
+    count = len(wanted)
+    wanted = F.pad(wanted, (0, filler(count)))
     backbone = getattr(model, model.base_model_prefix)
     x = backbone.embed_tokens(layout.ids)
     cos, sin = (t[0, :, None] for t in backbone.rotary_emb(x[None], layout.positions[None]))
@@ -122,7 +129,7 @@ def run(model: Any, layout: Layout, wanted: Tensor) -> Tensor:
         kept = wanted if i == len(layers) - 1 else None
         given = (layer, x, cos, sin, layout.segments, masks, kept)
         x = checkpoint(_layer, *given, use_reentrant=False) if again else _layer(*given)
-    return _norm(backbone.norm, x)
+    return _norm(backbone.norm, x)[:count]
 
 
 def _layer(
@@ -138,16 +145,17 @@ def _layer(
     attention = layer.self_attn
     normed = _norm(layer.input_layernorm, x)
     shape = (len(x), -1, attention.head_dim)
-    q, k, v = (p(normed).view(shape) for p in (attention.q_proj, attention.k_proj, attention.v_proj))
+    ways = attention.q_proj, attention.k_proj, attention.v_proj
+    q, k, v = (project(way, normed).view(shape) for way in ways)
     if hasattr(attention, "q_norm"):
         q, k = _norm(attention.q_norm, q), _norm(attention.k_norm, k)
     q, k = _rotated(q, cos, sin), _rotated(k, cos, sin)
     mixed = attend(q, k, v, segments, masks, attention.scaling).flatten(1)
     if kept is not None:
         x, mixed = x[kept], mixed[kept]
-    x = x + attention.o_proj(mixed)
+    x = x + project(attention.o_proj, mixed)
     mlp, normed = layer.mlp, _norm(layer.post_attention_layernorm, x)
-    return x + mlp.down_proj(F.silu(mlp.gate_proj(normed)) * mlp.up_proj(normed))
+    return x + project(mlp.down_proj, F.silu(project(mlp.gate_proj, normed)) * project(mlp.up_proj, normed))
 
 
 def attend(

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
+
+from chatwright.models.products import add_outer, against, back, filler
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits that exist at once, at most: 16 MiB in float32."""
@@ -55,10 +58,18 @@ class VocabularyHead:
 
     def __call__(self, states: Tensor) -> Tensor:
         """[N, H] to [N, V]."""
-        logits = self.project(states).float()
+        weight = self.project.weight
+        products = against(states, weight) if self.plain else self.project(states)
+        logits = products.float()
         if self.cap:
             return self.cap * torch.tanh(logits * self.scale / self.cap) / self.temperature
         return logits if self.factor == 1 else logits * self.factor
+
+
+def _even(count: int, *columns: Tensor) -> list[Tensor]:
+    """Columns [N, …] with zeros below, for products of few sizes; zeros weigh nothing in a sum."""
+    more = filler(count)
+    return [F.pad(c, (0, 0) * (c.dim() - 1) + (0, more)) if more else c for c in columns]
 
 
 def read_out(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
@@ -108,6 +119,8 @@ class _Tokens(torch.autograd.Function):
     def forward(
         ctx: Any, states: Tensor, weight: Tensor, targets: Tensor, head: VocabularyHead, entropy: bool
     ) -> tuple[Tensor, Tensor]:
+        count = len(states)
+        states, targets = _even(count, states, targets)
         logprobs, entropies = (torch.zeros(len(states), device=states.device) for _ in range(2))
         normaliser = torch.empty_like(logprobs)
         for start in range(0, len(states), head.rows):
@@ -118,19 +131,21 @@ class _Tokens(torch.autograd.Function):
             if entropy:
                 entropies[part] = _entropy(logits, normaliser[part])
         ctx.save_for_backward(states, weight, targets, normaliser)
-        ctx.head = head
+        ctx.head, ctx.count = head, count
+        logprobs, entropies = logprobs[:count], entropies[:count]
         ctx.mark_non_differentiable(entropies)
         return logprobs, entropies
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
         states, weight, targets, normaliser = ctx.saved_tensors
+        (grad,) = _even(ctx.count, grad)
         gradients = _Gradients(states, weight, ctx.needs_input_grad[1], ctx.head.factor)
         for start in range(0, len(states), ctx.head.rows):
             part = slice(start, start + ctx.head.rows)
             logits = ctx.head(states[part])
             gradients.add(part, logits, normaliser[part], targets[part], grad[part])
-        return gradients.states, gradients.weight(), None, None, None
+        return gradients.states[: ctx.count], gradients.weight(), None, None, None
 
 
 class _Sum(torch.autograd.Function):
@@ -146,6 +161,8 @@ class _Sum(torch.autograd.Function):
         head: VocabularyHead,
         graded: bool,
     ) -> Tensor:
+        count = len(states)
+        states, targets, weights = _even(count, states, targets, weights)
         gradients = _Gradients(states, weight, ctx.needs_input_grad[1], head.factor) if graded else None
         total = torch.zeros((), device=states.device)
         for start in range(0, len(states), head.rows):
@@ -157,7 +174,7 @@ class _Sum(torch.autograd.Function):
             if gradients:
                 gradients.add(part, logits, normaliser, targets[part], weights[part])
         if gradients:
-            ctx.for_states, ctx.for_weight = gradients.states, gradients.weight()
+            ctx.for_states, ctx.for_weight = gradients.states[:count], gradients.weight()
         return total
 
     @staticmethod
@@ -180,13 +197,9 @@ class _Gradients:
         logits.sub_(normaliser[:, None]).exp_().mul_(-grad[:, None] * self.factor)
         logits.scatter_add_(1, targets[:, None], grad[:, None] * self.factor)
         narrow = logits.to(self.matrix.dtype)
-        torch.mm(narrow, self.matrix, out=self.states[part])
+        self.states[part] = back(narrow, self.matrix)
         if self.sums is not None:
-            states = self.inputs[part]
-            if narrow.dtype == torch.float32:
-                self.sums.addmm_(narrow.t(), states)
-            else:
-                self.sums += narrow.t() @ states
+            add_outer(self.sums, narrow, self.inputs[part])
 
     def weight(self) -> Tensor | None:
         """The weight's gradient."""

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from chatwright.models.products import filled, has_onednn, multiply
 from chatwright.sampling.cache import Cache
 from chatwright.sampling.families import Block, Norm, Projection, Spec
 
@@ -43,8 +44,10 @@ class Matrix:
     def __call__(self, x: Tensor) -> Tensor:
         """x W^T + b, [..., out]."""
         if self.packed is not None:
-            out: Tensor = torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
-            return out
+            rows = x.flatten(0, -2)
+            more = filled(len(rows)) - len(rows)
+            out = multiply(F.pad(rows, (0, 0, 0, more)) if more else rows, self.packed, self.bias)
+            return out[: len(rows)].unflatten(0, x.shape[:-1])
         found = [F.linear(x, weight, bias) for weight, bias in self.parts]
         return found[0] if len(found) == 1 else torch.cat(found, -1)
 
@@ -52,12 +55,7 @@ class Matrix:
 def can_pack(model: Any) -> bool:
     """Are there packed matrix kernels for this model's device and type?"""
     parameter = next(model.parameters())
-    return (
-        parameter.device.type == "cpu"
-        and parameter.dtype == torch.float32
-        and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
-        and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
-    )
+    return parameter.device.type == "cpu" and parameter.dtype == torch.float32 and has_onednn()
 
 
 class Layer:

@@ -15,6 +15,7 @@ from chatwright.core.types import Rollout
 from chatwright.engine.base import EngineConfig
 from chatwright.engine.torch_engine import CPU_PART, CPU_TOKENS, GPU_PART, GPU_TOKENS, pick_device
 from chatwright.models.blank import configuration
+from chatwright.models.products import onednn_is_faster
 from chatwright.models.trunk import FAMILIES as LEAN
 from chatwright.recipe.schema import RLStage, TrainStage
 from chatwright.rl.config import RLConfig
@@ -36,6 +37,8 @@ HEAP = 1.55
 """On a CPU, how much memory a step's tensors take for each byte of them that is alive: blocks of unlike sizes
 come and go, and leave holes in the C library's heap (measured on Llamas of 24 to 55 million parameters: 1.52
 to 1.64; giving every block pages of its own would avoid it, and costs a quarter of the speed)."""
+KERNELS = 40 << 20
+"""Bytes of the kernels that oneDNN makes and keeps, one for each size of a product (models/products.py)."""
 READINGS: dict[str, Reading] = {"pretrain": "sum", "sft": "sum", "reward_model": "score"}
 
 
@@ -56,6 +59,11 @@ class Place:
         spread = self.engine.kind == "deepspeed" and (self.engine.zero == 3 or self.engine.sequence > 1)
         kinds = {name.removesuffix("Model").lower() for name in LEAN}
         return not self.gpu and not spread and config.model_type in kinds
+
+    def with_kernels(self, need: Need, config: Any) -> Need:
+        """Where products go through oneDNN."""
+        made = not self.gpu and self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
+        return replace(need, buffers=need.buffers + KERNELS) if made else need
 
     def largest(self, batches: Sequence[Batch], asked: int | None, packed: bool) -> tuple[Batch, int]:
         """The largest micro-batch that a rank gets of some steps, and how many of a step there are."""
@@ -103,7 +111,7 @@ def trained_model(stage: TrainStage | RLStage, configs: Configs, engine: EngineC
 def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequence[Batch]) -> Need:
     """A stage that learns from fixed data; `batches` are some of its steps."""
     objective, model = OBJECTIVES[stage.objective], trained_model(stage, configs, place.engine)
-    need = held(sizes(model), place.engine, place.ranks)
+    need = place.with_kernels(held(sizes(model), place.engine, place.ranks), model.config)
     if objective.needs_reference and not (stage.lora and stage.reference is None):
         need = replace(need, frozen=weights_of(configs[stage.reference or stage.from_], place))
     step = largest_step(
@@ -121,7 +129,7 @@ def of_practice(
     """
     policy = trained_model(stage, configs, place.engine)
     start, size = policy.config, sizes(policy)
-    need = held(size, place.engine, place.ranks)
+    need = place.with_kernels(held(size, place.engine, place.ranks), start)
     frozen = 0 if stage.lora and stage.reference is None else 1
     if frozen:
         frozen = weights_of(configs[stage.reference or stage.from_], place)

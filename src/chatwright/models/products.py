@@ -1,0 +1,120 @@
+"""Matrix products in float32 on a CPU: by oneDNN where that is the faster of the two libraries in torch.
+
+torch multiplies float32 by MKL, which uses half the width of an AMD processor's AVX-512 units. oneDNN uses all
+of it: about twice the speed for every product of a training step (docs/performance.md). Which one is taken
+depends on the processor alone and never on a clock, so that a run that goes on comes to the same bits.
+
+oneDNN makes a kernel for every size it meets, within milliseconds, and keeps it: half a megabyte or more.
+So rows are filled up to one of few sizes (`filled`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@cache
+def onednn_is_faster(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Is this an AMD processor with AVX-512, and was torch built with oneDNN?"""
+    return (
+        has_onednn()
+        and torch.backends.cpu.get_cpu_capability() == "AVX512"
+        and cpuinfo.is_file()
+        and "AuthenticAMD" in cpuinfo.read_text()
+    )
+
+
+@cache
+def has_onednn() -> bool:
+    """Was torch built with oneDNN, and with the operation on it that is used here?"""
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return bool(available and hasattr(torch.ops.mkldnn, "_linear_pointwise"))
+
+
+def filled(rows: int) -> int:
+    """So many rows or a few more: 1 to 8, multiples of 8 to 64, of 16 to 512, and then 16 sizes to each
+    doubling.
+    """
+    step = 1 if rows <= 8 else 8 if rows <= 64 else max(16, 1 << (rows.bit_length() - 5))
+    return -(-rows // step) * step
+
+
+def filler(rows: int) -> int:
+    """How many rows to add to so many, where oneDNN multiplies."""
+    return filled(rows) - rows if onednn_is_faster() else 0
+
+
+def multiply(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x Wᵀ + b by oneDNN, without gradients; x is [..., in], the weight [out, in] or packed for it."""
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return found
+
+
+def wide(*tensors: Tensor) -> bool:
+    """Are these to be multiplied by oneDNN?"""
+    return onednn_is_faster() and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
+
+
+def project(module: Any, x: Tensor) -> Tensor:
+    """A linear layer's output for rows [N, in]; adapted layers go through their own forward pass."""
+    if type(module) is nn.Linear and wide(x, module.weight):
+        return linear(x, module.weight, module.bias)
+    found: Tensor = module(x)
+    return found
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x Wᵀ + b for rows [N, in] by oneDNN, and so its gradients."""
+    found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
+    return found
+
+
+def against(states: Tensor, weight: Tensor) -> Tensor:
+    """states Wᵀ, [N, out], without gradients."""
+    return multiply(states, weight) if wide(states, weight) else F.linear(states, weight)
+
+
+def back(grad: Tensor, weight: Tensor) -> Tensor:
+    """grad W: from the gradient of a projection's output [N, out] to that of its input."""
+    return multiply(grad, weight.t()) if wide(grad, weight) else grad @ weight
+
+
+def outer(grad: Tensor, x: Tensor) -> Tensor:
+    """gradᵀ x: the gradient of a projection's weight, [out, in]."""
+    if not wide(grad, x):
+        return grad.t() @ x
+    if grad.size(1) > x.size(1):  # the narrower side first is the faster order
+        return multiply(x.t(), grad.t()).t()
+    return multiply(grad.t(), x.t())
+
+
+def add_outer(total: Tensor, grad: Tensor, x: Tensor) -> None:
+    """Add gradᵀ x to a float32 total."""
+    if grad.dtype == torch.float32 and not wide(grad, x):
+        total.addmm_(grad.t(), x)
+    else:
+        total += outer(grad, x)
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return multiply(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        for_x, for_weight, for_bias = ctx.needs_input_grad
+        return (
+            back(grad, weight) if for_x else None,
+            outer(grad, x) if for_weight else None,
+            grad.sum(0) if for_bias else None,
+        )
