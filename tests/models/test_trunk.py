@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from chatwright.core.batch import Batch, lay_out
 from chatwright.models import readout, trunk
 from chatwright.models.lora import LoraConfig, add_lora
+from chatwright.models.products import filler
 from tiny import tiny_lm
 
 SHAPES = {
@@ -62,14 +63,16 @@ def test_in_double_precision_they_agree_to_rounding():
 
 def test_adapters_are_run_and_trained():
     model = add_lora(tiny_lm(), LoraConfig(rank=2), seed=0)
+    generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if "lora_B" in name:
-                parameter.normal_(std=0.05)
+                parameter.normal_(std=0.05, generator=generator)
     packed, own = both(model, batch_of(ALIKE))
     torch.testing.assert_close(packed, own, rtol=1e-5, atol=1e-5)
     for one, other in zip(gradients(packed, model), gradients(own, model), strict=True):
-        assert (one - other).abs().max() <= 1e-5 * other.abs().max()
+        # two libraries sum in different orders
+        assert (one - other).abs().max() <= 2e-5 * other.abs().max()
 
 
 def test_a_beginning_is_run_once_and_short_ones_are_not_worth_it():

@@ -1,8 +1,8 @@
 """Matrix products in float32 on a CPU: by oneDNN where that is the faster of the two libraries in torch.
 
-torch multiplies float32 by MKL, which uses half the width of an AMD processor's AVX-512 units. oneDNN uses all
-of it: about twice the speed for every product of a training step (docs/performance.md). Which one is taken
-depends on the processor alone and never on a clock, so that a run that goes on comes to the same bits.
+torch multiplies float32 by MKL, which uses half the width of an AMD processor's AVX-512 units; oneDNN uses
+all of it: about twice the speed for every product of a training step (docs/performance.md). Which one is
+taken depends on the processor alone and never on a clock, so that a run that goes on comes to the same bits.
 
 oneDNN makes a kernel for every size it meets, within milliseconds, and keeps it: half a megabyte or more.
 So rows are filled up to one of few sizes (`filled`).

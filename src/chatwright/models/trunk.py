@@ -75,7 +75,7 @@ class Segment(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Rows of a batch end to end, [N] tokens in all; the last segment may be filler: no place points there."""
+    """Rows of a batch end to end, [N] tokens in all; the last segment may be filler, never read."""
 
     ids: Tensor  # [N]
     positions: Tensor  # [N]

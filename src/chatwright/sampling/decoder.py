@@ -47,7 +47,7 @@ class Matrix:
             rows = x.flatten(0, -2)
             more = filled(len(rows)) - len(rows)
             out = multiply(F.pad(rows, (0, 0, 0, more)) if more else rows, self.packed, self.bias)
-            return out[: len(rows)].unflatten(0, x.shape[:-1])
+            return out[: len(rows)].view(*x.shape[:-1], -1)
         found = [F.linear(x, weight, bias) for weight, bias in self.parts]
         return found[0] if len(found) == 1 else torch.cat(found, -1)
 
