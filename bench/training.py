@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +32,7 @@ from bench.harness import (
 from chatwright.core.batch import Batch
 from chatwright.data.batches import collate_demos, collate_pairs
 from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.models.products import multiply, outer
 from chatwright.models.readout import token_logprobs
 from chatwright.models.vocabulary import VocabularyHead, read_out, weighted_sum
 from chatwright.train.objectives import (
@@ -45,6 +46,8 @@ from chatwright.train.objectives import (
 )
 
 Rows = Sequence[dict[str, Any]]
+Products = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], None]
+"""Multiplies input, weight and output gradient of a projection in the three ways of a step."""
 
 
 def chosen(options: Options, count: int) -> Rows:
@@ -179,9 +182,14 @@ def trl_peak(data: str, tokens: int) -> int:
     return grown.peak
 
 
-@contextmanager
-def limit(options: Options) -> Iterator[Sides]:
+def limit(products: Products) -> Callable[[Options], AbstractContextManager[Sides]]:
     """FLOP/s of an SFT step over FLOP/s of its own matrix products, alone, one after the other."""
+    return lambda options: limited(options, products)
+
+
+@contextmanager
+def limited(options: Options, products: Products) -> Iterator[Sides]:
+    """A step, and its products."""
     rows = chosen(options, 32)
     engine = workload.engine(workload.model(options.data))
     batch = collate_demos(rows, 0)
@@ -195,7 +203,9 @@ def limit(options: Options) -> Iterator[Sides]:
             work / seconds[0] / 1e9, note=f"{real} tokens, {trained} trained, {work / 1e9:.0f} GFLOP a step"
         )
 
-    yield Sides(step, lambda: Round(matmul_rate(engine.module.config, trained / real) / 1e9))
+    yield Sides(
+        step, lambda: Round(matmul_rate(engine.module.config, trained / real, products=products) / 1e9)
+    )
 
 
 def step_flops(config: Any, batch: Batch) -> float:
@@ -210,8 +220,23 @@ def step_flops(config: Any, batch: Batch) -> float:
     return 6 * linear + 3 * 2 * scores
 
 
+def by_torch(x: torch.Tensor, w: torch.Tensor, g: torch.Tensor) -> None:
+    """A projection's product and the two of its gradients, as torch multiplies."""
+    x @ w.t(), g @ w, g.t() @ x
+
+
+def by_onednn(x: torch.Tensor, w: torch.Tensor, g: torch.Tensor) -> None:
+    """The same by oneDNN."""
+    multiply(x, w), multiply(g, w.t()), outer(g, x)
+
+
 def matmul_rate(
-    config: Any, trained: float, tokens: int = 2048, seconds: float = 2.0, like: Any = None
+    config: Any,
+    trained: float,
+    tokens: int = 2048,
+    seconds: float = 2.0,
+    like: Any = None,
+    products: Products = by_torch,
 ) -> float:
     """FLOP/s of the model's products, forward and both backward ones, in the proportions of a step."""
     hidden, wide, layers = config.hidden_size, config.intermediate_size, config.num_hidden_layers
@@ -227,8 +252,7 @@ def matmul_rate(
     work, start = 0.0, time.perf_counter()
     while time.perf_counter() - start < seconds:
         for shape in shapes:
-            x, w, g = made[shape]
-            x @ w.t(), g @ w, g.t() @ x
+            products(*made[shape])
             work += 6.0 * shape[0] * shape[1] * shape[2]
         settled(like)
     return work / (time.perf_counter() - start)
@@ -354,5 +378,6 @@ ROWS = [
         memory,
         warm=False,
     ),
-    Row("SFT, distance to the limit", "its matrix products alone", "GFLOP/s", ">= 0.6", limit),
+    Row("SFT, distance to the limit", "its products by torch's matmul", "GFLOP/s", ">= 0.6", limit(by_torch)),
+    Row("SFT, distance to oneDNN's limit", "its products by oneDNN", "GFLOP/s", ">= 0.6", limit(by_onednn)),
 ]
