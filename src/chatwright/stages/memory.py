@@ -15,7 +15,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from chatwright.core.batch import Batch
+from chatwright.core.batch import Batch, evenly
 from chatwright.core.memory import Live
 from chatwright.engine.base import Dtype, EngineConfig
 from chatwright.engine.torch_engine import recompute_activations
@@ -138,6 +138,18 @@ def sizes(trained: Trained) -> Size:
     return size_of(made(trained))
 
 
+def size_here(trained: Trained, engine: EngineConfig) -> Size:
+    """What one device has of it, before tensor parallelism and ZeRO: in a pipeline the largest stage."""
+    if engine.pipeline == 1:
+        return sizes(trained)
+    model = plain(made(trained))
+    backbone = getattr(model, model.base_model_prefix)
+    layers = [backbone.embed_tokens, *backbone.layers, backbone.norm, model.get_output_embeddings()]
+    each = [size_of(layer) for layer in layers]
+    parts, _ = evenly([size.trained for size in each], engine.pipeline, packed=True)
+    return max(Size(*map(sum, zip(*(each[i] for i in part), strict=True))) for part in parts)
+
+
 def step_of(trained: Trained, reading: Reading, part: Batch, packed: bool, parts: int = 2) -> Step:
     """A micro-batch of a step of `parts` micro-batches: from the second on, gradients are there already."""
     layout = lay_end_to_end(part) if packed else None
@@ -204,7 +216,8 @@ def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
         # gradients live in DDP's buckets, which are laid out anew after the first step
         buckets = size.trained * width if ranks > 1 else 0
         return Need(weights=size.whole * width, optimizer=2 * width * size.trained, buffers=buckets)
-    size, ranks = size.cut(engine.tensor) if engine.tensor > 1 else size, max(ranks // engine.tensor, 1)
+    size = size.cut(engine.tensor) if engine.tensor > 1 else size
+    ranks = max(ranks // (engine.tensor * engine.pipeline), 1)
     zero, share = engine.zero, ranks if engine.zero else 1
     # ZeRO keeps a float32 copy of what it trains beside Adam's two moments; stage 0 only for bfloat16
     copies = 3 if zero or width == 2 else 2
