@@ -84,7 +84,7 @@ def staged(model: Any, stages: int) -> Any:
     layers = [first, *(Layer(layer, backbone.rotary_emb) for layer in backbone.layers), backbone.norm, last]
     data = dist.world_size() // stages
     deepspeed.init_distributed()  # takes the group there is
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints its layers
+    with contextlib.redirect_stdout(io.StringIO()), torch.no_grad():  # it prints, and broadcasts what is tied
         found = PipelineModule(
             layers,
             topology=ProcessTopology(axes=["data", "pipe"], dims=[data, stages]),
@@ -161,7 +161,7 @@ class PipelinedEngine(DeepSpeedEngine):
         def value_of(part: Part, batch: Batch) -> Tensor:
             value, sums = term.loss(self.module, batch)
             for name, x in {"loss": value, **sums}.items():
-                total[name] = total.get(name, 0.0) + float(x) * part.counts
+                total[name] = total.get(name, 0.0) + float(x.detach()) * part.counts
             return value * (scale * part.counts)
 
         parts = self.parts(term.batch)
