@@ -8,7 +8,7 @@ SHOP := quickstart
 
 help:
 	@echo "make quickstart   install into .venv and train, align and evaluate the starter model (about 10 minutes)"
-	@echo "make test         install into .venv and run every check and test"
+	@echo "make test         install into .venv and run style, types and tests (about 20 minutes)"
 	@echo "make test-matrix  install into .venv and run the tests that take minutes: combinations of engines, the loop of feedback"
 	@echo "make test-vllm    install vLLM for the CPU into .venv-vllm (2.5 GB) and run the tests that need it"
 	@echo "make clean        delete .venv and the quickstart's folder"

@@ -19,6 +19,7 @@ import psutil
 from bench.harness import ROOT, Options, Round, Row, Sides, timed
 from sqlalchemy import select
 
+from chatwright.console.launch import free_port
 from chatwright.core.types import Message
 from chatwright.serve.store import Store
 from chatwright.serve.tables import Rating
@@ -81,13 +82,11 @@ def in_process(options: Options) -> Iterator[Sides]:
 @contextmanager
 def over_http(options: Options) -> Iterator[Sides]:
     """A server process, and clients that each send their next rating when the last was acknowledged."""
-    with tempfile.TemporaryDirectory() as folder, socket.socket() as probe:
+    with tempfile.TemporaryDirectory() as folder:
         url = f"{folder}/store.db"
         with Store.open(url) as store:
             fill(store)
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-        probe.close()
+        port = free_port()
         command = [sys.executable, "-m", "bench.feedback", url, str(port)]
         with subprocess.Popen(command, cwd=ROOT) as process:
             try:

@@ -205,7 +205,7 @@ def point(
     with peak_growth() as grown:
         found = ours(sampler, work)
     seconds = found.same["tokens"] / found.value
-    return {"tokens_per_second": found.value, "seconds": seconds, "mib": grown[0] / 2**20}
+    return {"tokens_per_second": found.value, "seconds": seconds, "mib": grown.peak / 2**20}
 
 
 def curve(name: str, values: Sequence[float], call: Callable[[Any], tuple[Any, ...]]) -> Any:

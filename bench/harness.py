@@ -14,7 +14,6 @@ import platform
 import statistics
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -24,8 +23,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import psutil
+import torch
 from rich.console import Console
 from rich.table import Table
+
+from chatwright.core.memory import Watch
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -165,28 +167,12 @@ def timed() -> Iterator[list[float]]:
 def settled(like: Any) -> None:
     """Wait for the device that a tensor lies on."""
     if like.is_cuda:
-        import torch
-
         torch.cuda.synchronize(like.device)
 
 
-@contextmanager
-def peak_growth() -> Iterator[list[int]]:
+def peak_growth() -> AbstractContextManager[Watch]:
     """The most bytes this process grew by inside the block, looked at every two milliseconds."""
-    me, grown, over = psutil.Process(), [0], threading.Event()
-    before = me.memory_info().rss
-
-    def watch() -> None:
-        while not over.wait(0.002):
-            grown[0] = max(grown[0], me.memory_info().rss - before)
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield grown
-    finally:
-        over.set()
-        watcher.join()
+    return Watch().over(torch.device("cpu"), every=0.002)
 
 
 def in_own_process(call: str, *arguments: Any, python: str = sys.executable, **environment: str) -> Any:

@@ -32,6 +32,8 @@ from typing import Any
 
 from bench.harness import Curve, Options, Points, Round, Row, Side, Sides, Worker, timed
 
+from chatwright.console.launch import free_port
+
 KINDS: dict[str, dict[str, Any]] = {
     "DDP": {"kind": "torch"},
     **{f"ZeRO-{zero}": {"kind": "deepspeed", "zero": zero} for zero in range(4)},
@@ -54,9 +56,7 @@ class Group:
     """Some processes that train together and answer questions together."""
 
     def __init__(self, work: Mapping[str, Any], processes: int) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+        place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
         shared = place | {"WORLD_SIZE": str(processes), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
         command = [sys.executable, "-m", "bench.scaling", json.dumps(work)]
         self.workers = [
@@ -246,7 +246,7 @@ class Rank:
         parts = [part for part in self.engine.parts(self.batch) if part.counts]
         model = sum(4 * getattr(p, "ds_numel", p.numel()) for p in self.engine.module.parameters())
         return {
-            "held": held, "peak": held + grown[0], "sent": acknowledged() - first, "ring": ring,
+            "held": held, "peak": held + grown.peak, "sent": acknowledged() - first, "ring": ring,
             "parts": len(parts), "model": model,
         }  # fmt: skip
 

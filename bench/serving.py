@@ -25,6 +25,8 @@ from typing import Any
 import psutil
 from bench.harness import ROOT, Options, Round, Row, Sides, Worker
 
+from chatwright.console.launch import free_port
+
 TOKENS = 64
 """Of each answer; the end of turn is forbidden."""
 QUESTIONS = [f"What about parcel number {n}, and where is it now?" for n in range(16)]
@@ -62,13 +64,6 @@ def model_folder() -> Iterator[str]:
             cwd=ROOT, check=True, capture_output=True,
         )  # fmt: skip
         yield folder
-
-
-def free_port() -> int:
-    """A port nobody listens at."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

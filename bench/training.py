@@ -162,7 +162,7 @@ def our_peak(data: str, tokens: int) -> int:
     with peak_growth() as grown:
         for _ in range(2):
             engine.step(collate_demos(rows, 0), sft_loss(NoSettings()))
-    return grown[0]
+    return grown.peak
 
 
 def trl_peak(data: str, tokens: int) -> int:
@@ -176,7 +176,7 @@ def trl_peak(data: str, tokens: int) -> int:
     with peak_growth() as grown:
         for _ in range(2):
             peer.step()
-    return grown[0]
+    return grown.peak
 
 
 @contextmanager
@@ -294,7 +294,7 @@ def vocabulary_point(way: str, size: int, threads: int) -> dict[str, float]:
             with timed() as seconds:
                 torch.autograd.grad(WAYS[way](states, head, targets), [states, head.weight])
             took.append(seconds[0])
-    return {f"{way} s": min(took), f"{way} MB": grown[0] / 1e6, f"{way} gap": gap}
+    return {f"{way} s": min(took), f"{way} MB": grown.peak / 1e6, f"{way} gap": gap}
 
 
 def growth(shapes: Callable[[bool], Sequence[tuple[float, Rows, dict[str, Any]]]], axis: str) -> Curve:
@@ -308,7 +308,7 @@ def growth(shapes: Callable[[bool], Sequence[tuple[float, Rows, dict[str, Any]]]
             with peak_growth() as grown, timed() as seconds:
                 step()
             real = sum(len(r["ids"]) for r in rows)
-            yield {axis: x, "seconds": seconds[0], "tokens/s": real / seconds[0], "MB": grown[0] / 1e6}
+            yield {axis: x, "seconds": seconds[0], "tokens/s": real / seconds[0], "MB": grown.peak / 1e6}
 
     return curve
 

@@ -4,7 +4,6 @@ import atexit
 import glob
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import uuid
@@ -13,6 +12,8 @@ from pathlib import Path
 
 import psycopg
 import pytest
+
+from chatwright.console.launch import free_port
 
 
 def postgres_url() -> str:
@@ -38,9 +39,7 @@ def cluster() -> int | None:
     user = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"] if os.geteuid() == 0 else []
     if user:
         shutil.chown(folder, "postgres", "postgres")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = free_port()
 
     def call(*command: str) -> None:
         subprocess.run([*user, *command], check=True, cwd=folder, stdout=subprocess.DEVNULL)

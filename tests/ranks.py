@@ -3,17 +3,16 @@
 import importlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
+from chatwright.console.launch import free_port
+
 
 def together(work, argument, tmp_path, ranks=2, seconds=300):
     """What `work` ("engine/test_x.py:function") returns on rank 0 for a JSON argument; all must end well."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     tmp_path.mkdir(parents=True, exist_ok=True)
     found = tmp_path / f"found-{port}.json"
     shared = {

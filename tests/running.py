@@ -4,13 +4,20 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
+from functools import partial
 
 import psutil
 
 
 def start(path, out, *options, launcher=("--nproc", "2"), **environment):
+    """A run, of two ranks unless told else."""
     command = [sys.executable, "-m", "chatwright", "run", str(path), "--out", str(out), *launcher, *options]
     return popen(command, environment)
+
+
+single = partial(start, launcher=())
+"""A run in one process."""
 
 
 def popen(command, environment):
@@ -30,6 +37,13 @@ def end(process, within=120):
     return said, process.returncode
 
 
+def finish(process, within=300):
+    """What it said; it must end well."""
+    said, status = end(process, within)
+    assert status == 0, said
+    return said
+
+
 def left(process):
     try:
         return psutil.Process(process.pid).children(recursive=True)
@@ -37,12 +51,13 @@ def left(process):
         return []
 
 
-def reach(process, folder, stage, steps):
+def reach(process, folder, stage, steps, within=200):
+    """Wait until a stage of the run in `folder` has taken so many steps."""
     metrics = folder / stage / "metrics.jsonl"
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + within
     while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
         assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
+        assert time.monotonic() < deadline, f"{stage} did not reach step {steps}"
         time.sleep(0.02)
 
 
@@ -50,7 +65,8 @@ def ranks(process):
     """The ranks below a launcher, by number."""
     found = {}
     for child in left(process):
-        number = child.environ().get("RANK")
-        if number is not None:
-            found[int(number)] = child
+        with suppress(psutil.Error):  # one that is gone meanwhile
+            number = child.environ().get("RANK")
+            if number is not None:
+                found[int(number)] = child
     return found

@@ -3,12 +3,12 @@
 import json
 import re
 import signal
-import socket
 import sys
 import time
 
 import pytest
 
+from chatwright.console.launch import free_port
 from running import end, popen, ranks, reach, start
 from shop import recipe, write_shop
 
@@ -97,10 +97,9 @@ def test_sigterm_saves_and_the_run_goes_on(tmp_path, launcher):
 
 def by_hand(paths, out):
     """A rank a recipe, as launchers on several hosts start them."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    shared = {"WORLD_SIZE": str(len(paths)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    shared = {
+        "WORLD_SIZE": str(len(paths)), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+    }  # fmt: skip
     started = [
         start(path, out, launcher=(), **shared, RANK=str(i), LOCAL_RANK="0") for i, path in enumerate(paths)
     ]

@@ -5,53 +5,29 @@ Two of the stages save while they go on (`save: async`), which changes nothing e
 
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 
+from running import finish, reach, single
 from shop import recipe, write_shop
 
 STAGES = ("pretrain", "sft", "judge", "chat")
-
-
 LATER = ("--set", "stages.sft.save=async", "--set", "stages.chat.save=async")
-
-
-def start(path, out, *options):
-    command = [sys.executable, "-m", "chatwright", "run", str(path), "--out", str(out), *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-def finish(process):
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, said
-    return said
-
-
-def wait_for_steps(folder, stage, steps, process):
-    metrics = folder / stage / "metrics.jsonl"
-    deadline = time.monotonic() + 200
-    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline, f"{stage} did not reach step {steps}"
-        time.sleep(0.02)
 
 
 @pytest.mark.slow  # five starts of the program, each with its imports
 def test_killed_in_every_stage_it_ends_with_the_same_bits(tmp_path):
     path = write_shop(tmp_path, recipe(steps=9))
-    finish(start(path, tmp_path / "whole"))
+    finish(single(path, tmp_path / "whole"))
     folder, heard = tmp_path / "killed" / "mini", ""
     for stage, steps in zip(STAGES, (5, 6, 7, 6), strict=True):
-        process = start(path, tmp_path / "killed", *LATER)
-        wait_for_steps(folder, stage, steps, process)
+        process = single(path, tmp_path / "killed", *LATER)
+        reach(process, folder, stage, steps)
         process.send_signal(signal.SIGKILL)
         heard += process.communicate()[0]
         assert process.returncode == -signal.SIGKILL
         assert not (folder / stage / "manifest.json").exists()
-    heard += finish(start(path, tmp_path / "killed", *LATER))
+    heard += finish(single(path, tmp_path / "killed", *LATER))
     assert heard.count("going on after step") == len(STAGES)
     for one in sorted((tmp_path / "whole" / "mini").glob("*/model*/model.safetensors")):
         other = folder / one.relative_to(tmp_path / "whole" / "mini")
@@ -67,15 +43,15 @@ def test_killed_in_every_stage_it_ends_with_the_same_bits(tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
     path = write_shop(tmp_path, recipe(steps=60))
     folder = tmp_path / "out" / "mini"
-    process = start(path, tmp_path / "out")
-    wait_for_steps(folder, "pretrain", 3, process)
+    process = single(path, tmp_path / "out")
+    reach(process, folder, "pretrain", 3)
     process.send_signal(signal.SIGINT)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "is saved" in said and "Run the same command again" in said
     assert list((folder / "pretrain" / "checkpoints").iterdir())
-    process = start(path, tmp_path / "out")
-    wait_for_steps(folder, "pretrain", 10, process)
+    process = single(path, tmp_path / "out")
+    reach(process, folder, "pretrain", 10)
     os.kill(process.pid, signal.SIGTERM)
     said, _ = process.communicate(timeout=60)
     assert process.returncode == 0 and "going on after step" in said and "is saved" in said

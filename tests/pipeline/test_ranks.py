@@ -1,16 +1,13 @@
 """A whole recipe on two processes: the run of one process, also when a process is killed on the way."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
-import psutil
 import pytest
 from safetensors.torch import load_file
 
+from running import finish, ranks, reach, single, start
 from shop import recipe, write_shop
 
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
@@ -22,25 +19,6 @@ pytestmark = [
     pytest.mark.slow,  # every start is two processes with all their imports
     pytest.mark.timeout(900),
 ]
-
-
-def run(path, out, *options):
-    command = [sys.executable, "-m", "chatwright", "run", str(path), "--out", str(out), *options]
-    # a group of its own, so that nothing of it outlives the test
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-
-
-def finish(process):
-    try:
-        said, _ = process.communicate(timeout=400)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == 0, said
-    return said
 
 
 def rows(folder, stage):
@@ -65,7 +43,7 @@ def close(one, other, stage, rel):
 def alone(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     path = write_shop(folder)
-    finish(run(path, folder / "one"))
+    finish(single(path, folder / "one"))
     return path, folder / "one" / "mini"
 
 
@@ -78,7 +56,7 @@ def test_two_processes_do_the_run_of_one(alone, tmp_path, engine):
     """Pretraining, SFT, reward model, PPO with critic, PTX and averaged weights; all answers and weights."""
     _, one = alone
     other = write_shop(tmp_path, recipe(engine=engine))
-    said = finish(run(other, tmp_path / "two", "--nproc", "2"))
+    said = finish(start(other, tmp_path / "two"))
     two = tmp_path / "two" / "mini"
     assert said.count("pretrain 6/6") == 1, "one rank speaks"
     if engine["kind"] == "deepspeed":  # its configuration is shown, and kept
@@ -89,7 +67,7 @@ def test_two_processes_do_the_run_of_one(alone, tmp_path, engine):
         # a stage starts from weights that rounding has moved, and Adam's first steps make that more
         close(one, two, stage, rel={"pretrain": 1e-5, "chat": 1e-3}.get(stage, 1e-4))
         models = ("model", "model-ema") if stage == "chat" else ("model",)
-        start = load_file(one / "sft" / "model" / "model.safetensors")
+        before = load_file(one / "sft" / "model" / "model.safetensors")
         for model in models:
             a, b = (load_file(run / stage / model / "model.safetensors") for run in (one, two))
             assert a.keys() == b.keys()
@@ -97,45 +75,27 @@ def test_two_processes_do_the_run_of_one(alone, tmp_path, engine):
             moved = max(float((a[k] - b[k]).abs().mean()) for k in a)
             assert moved < (1e-4 if stage == "chat" else 1e-5), (stage, model)
             if model == "model-ema":
-                assert any(bool((b[k] - start[k]).abs().max() > 1e-5) for k in b), "the average moves"
+                assert any(bool((b[k] - before[k]).abs().max() > 1e-5) for k in b), "the average moves"
     assert not list(two.rglob("*.part"))
 
 
-def workers(process):
-    """The ranks below a launcher, by number."""
-    found = {}
-    for child in psutil.Process(process.pid).children(recursive=True):
-        try:
-            rank = child.environ().get("RANK")
-            if rank is not None and "run" in child.cmdline():
-                found[int(rank)] = child
-        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-            continue
-    return found
-
-
 def kill_a_rank(process, folder, stage, steps):
-    metrics = folder / stage / "metrics.jsonl"
-    deadline = time.monotonic() + 300
-    while not (metrics.exists() and metrics.read_text().count("\n") >= steps):
-        assert process.poll() is None, process.stdout.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    workers(process)[1].send_signal(signal.SIGKILL)
+    reach(process, folder, stage, steps, within=300)
+    ranks(process)[1].send_signal(signal.SIGKILL)
 
 
 def test_a_killed_rank_ends_the_run_soon_and_the_run_goes_on_to_the_same_bits(tmp_path):
     path = write_shop(tmp_path, recipe(steps=9, engine={"kind": "torch", "threads": 1}))
-    finish(run(path, tmp_path / "whole", "--nproc", "2"))
+    finish(start(path, tmp_path / "whole"))
     killed = tmp_path / "killed" / "mini"
-    process = run(path, tmp_path / "killed", "--nproc", "2")
+    process = start(path, tmp_path / "killed")
     kill_a_rank(process, killed, "judge", 5)
     began = time.monotonic()
     said, _ = process.communicate(timeout=90)
     assert process.returncode == 128 + signal.SIGKILL and time.monotonic() - began < 60
     assert said.count("error:") == 1 and "rank 1 was killed by SIGKILL" in said, said
     assert "stage judge" in said and "Traceback" not in said and "gloo" not in said, said
-    process = run(path, tmp_path / "killed", "--nproc", "2", "--max-restarts", "1")
+    process = start(path, tmp_path / "killed", "--max-restarts", "1")
     kill_a_rank(process, killed, "chat", 5)
     assert "going on after step" in finish(process)
     for whole in sorted((tmp_path / "whole" / "mini").glob("*/model*/model.safetensors")):
@@ -145,10 +105,10 @@ def test_a_killed_rank_ends_the_run_soon_and_the_run_goes_on_to_the_same_bits(tm
 
 def test_a_run_begun_on_two_processes_under_zero_goes_on_alone(alone, tmp_path):
     _, one = alone
-    process = run(write_shop(tmp_path, recipe(engine=ZERO_3)), tmp_path / "moved", "--nproc", "2")
+    process = start(write_shop(tmp_path, recipe(engine=ZERO_3)), tmp_path / "moved")
     kill_a_rank(process, tmp_path / "moved" / "mini", "sft", 3)
     process.communicate(timeout=90)
-    said = finish(run(write_shop(tmp_path, recipe()), tmp_path / "moved"))
+    said = finish(single(write_shop(tmp_path, recipe()), tmp_path / "moved"))
     assert "pretrain: done before, kept" in said and "going on after step" in said
     for stage in STAGES:
         close(one, tmp_path / "moved" / "mini", stage, rel=1e-3 if stage == "chat" else 1e-4)

@@ -4,13 +4,14 @@ vLLM has an environment of its own (docs/vllm.md): `make test-vllm` makes it and
 """
 
 import os
-import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
+
+from chatwright.console.launch import free_port
 
 pytest.importorskip("vllm", reason="vLLM is not installed in this environment; make test-vllm makes one")
 
@@ -63,9 +64,7 @@ def engine(tmp_path_factory):
 def server(tmp_path_factory):
     """vLLM behind a URL."""
     folder = saved(tmp_path_factory.mktemp("models") / "llama")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", folder]
     command += [
         "--port",

@@ -15,6 +15,7 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from chatwright.console.launch import free_port
 from chatwright.core.types import Message
 from chatwright.serve.auth import digest
 from chatwright.serve.config import ServeConfig
@@ -177,9 +178,7 @@ async def rate_until_it_dies(port: int, process: subprocess.Popen, kill_after: i
 @pytest.mark.parametrize("database", ["sqlite", "postgresql"])
 def test_kill_9_under_load_loses_no_acknowledged_rating(database, tmp_path):
     url = str(tmp_path / "store.db") if database == "sqlite" else postgres_url()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with serving(url, port) as process:
         acknowledged = asyncio.run(rate_until_it_dies(port, process, 1000))
         assert process.wait(10) == -signal.SIGKILL

@@ -63,7 +63,8 @@ def stopped(by: Interrupted, after_sigterm: int) -> int:
 def explain(error: Exception) -> int:
     """Tell how this process ended and return its exit status; a bug in a single process is raised again."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        return of_a_rank(error)
+        with _telling:
+            return of_a_rank(error)
     if isinstance(error, ChatwrightError):
         say(str(error))
         return MENDABLE
@@ -79,11 +80,6 @@ def explain(error: Exception) -> int:
 
 def of_a_rank(error: Exception) -> int:
     """One rank tells; the others end without a word, and the launcher ends those that wait for them."""
-    with _telling:
-        return _of_a_rank(error)
-
-
-def _of_a_rank(error: Exception) -> int:
     from chatwright.core import dist
 
     torn = dist.torn(error)

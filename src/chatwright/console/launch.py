@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from rich.console import Console
 
-from chatwright.console.ending import AGAIN, LOST, MENDABLE, STOPPED
+from chatwright.console.ending import AGAIN, LOST, MENDABLE, STOPPED, say
 from chatwright.core.heart import FAILED, FOLDER, LAUNCHER, TOLD, Place, places
 from chatwright.core.interrupt import StopFlag
 
@@ -40,13 +40,12 @@ def launch(processes: int, restarts: int, console: Console, arguments: Sequence[
     unless it is the user who has something to mend.
     """
     given = _without(list(sys.argv[1:] if arguments is None else arguments), OWN)
-    errors = Console(stderr=True, emoji=False)
     with StopFlag().listening() as stop, tempfile.TemporaryDirectory() as folder:
         for again in range(restarts + 1):
             told = Path(folder) / str(again)
             ended = _start(processes, given, told, stop)
             if ended.said:
-                errors.print(f"[bold red]error:[/] {ended.said}", highlight=False, soft_wrap=True)
+                say(ended.said)
             if ended.status in (0, MENDABLE) or stop.asked:
                 break
             if again < restarts:
@@ -54,7 +53,7 @@ def launch(processes: int, restarts: int, console: Console, arguments: Sequence[
                     f"a process died; going on from the last checkpoint ({again + 1} of {restarts})"
                 )
             elif ended.said:
-                errors.print(AGAIN, highlight=False)
+                print(AGAIN, file=sys.stderr)
     return ended.status if not stop.asked or stop.by == signal.SIGTERM else STOPPED
 
 
@@ -65,7 +64,7 @@ def _start(processes: int, arguments: Sequence[str], told: Path, stop: StopFlag)
         "OMP_NUM_THREADS": str(max(1, cores // processes)),
         **os.environ,
         "WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes),
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port()),
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
         LAUNCHER: str(os.getpid()), TOLD: str(told),
     }  # fmt: skip
     command = [sys.executable, "-m", "chatwright", *arguments]
@@ -88,12 +87,9 @@ def _watched(ranks: Sequence[subprocess.Popen[bytes]], told: Path, stop: StopFla
     first: dict[int, int] = {}
     passed, until = False, float("inf")
     while any(rank.poll() is None for rank in ranks) and time.monotonic() < until:
-        if stop.asked and not passed:
-            passed = True
-            _ask(ranks)
         if not first and (first := _statuses(ranks)) and any(first.values()):
             until = time.monotonic() + GRACE
-        if time.monotonic() > until - GRACE / 3 and not passed:
+        if not passed and (stop.asked or time.monotonic() > until - GRACE / 3):
             passed = True
             _ask(ranks)
         time.sleep(0.1)
@@ -139,7 +135,7 @@ def _place(rank: int, told: Path) -> Place:
     return Place(rank)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     """A port that is free now. Another program could take it before rank 0 does; that rank then says so."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -20,9 +20,10 @@ from rich.table import Table
 from chatwright.console.costs import Wish
 from chatwright.console.screen import PLANNED, clock
 from chatwright.core.files import read_json, read_jsonl, write_json
+from chatwright.core.memory import amount
 from chatwright.core.types import ChatwrightError, Record
 from chatwright.recipe.schema import EvaluateStage, GateStage, Recipe, RLStage, Stage, TrainStage
-from chatwright.stages.plan import MakeJob, Work, amount, print_plan
+from chatwright.stages.plan import MakeJob, Work, print_plan
 
 LOOKED_AT = 8
 """Prompts that models under evaluation answer in a probe."""

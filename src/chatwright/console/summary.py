@@ -10,9 +10,9 @@ from rich.table import Table
 
 from chatwright.console.screen import PLANNED, clock
 from chatwright.core.files import read_json
+from chatwright.core.memory import amount
 from chatwright.evaluate.figures import stages_of
 from chatwright.evaluate.report import write_report
-from chatwright.stages.plan import amount
 
 
 def print_summary(directory: Path, console: Console) -> None:

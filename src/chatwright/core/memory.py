@@ -38,6 +38,11 @@ def available(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     return free
 
 
+def amount(size: float) -> str:
+    """A size in GiB, a small one in MiB, and nothing of 0."""
+    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB" if size else ""
+
+
 class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of the tensors that operations make, as long as they live, and the most there were.
 
@@ -79,15 +84,15 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 class Watch:
     """The most bytes that the block took above what was taken when it began; on a GPU that device's, else the
-    process's, looked at a hundred times a second.
+    process's.
     """
 
     def __init__(self) -> None:
         self.peak = 0
 
     @contextmanager
-    def over(self, device: torch.device) -> Iterator[Watch]:
-        """Watch while the block runs."""
+    def over(self, device: torch.device, every: float = 0.01) -> Iterator[Watch]:
+        """Watch while the block runs, a process every so many seconds."""
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
@@ -103,7 +108,7 @@ class Watch:
         def look() -> None:
             while True:
                 self.peak = max(self.peak, me.memory_info().rss - before)
-                if over.wait(0.01):
+                if over.wait(every):
                     return
 
         watcher = threading.Thread(target=look, daemon=True)

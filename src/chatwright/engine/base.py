@@ -32,7 +32,7 @@ OURS = {
     "curriculum_learning": "the recipe's `data`",
     "data_efficiency": "the recipe's `data`",
     "progressive_layer_drop": "the model itself: every step trains all of it",
-    "compression_training": "a compress stage",
+    "compression_training": "us: every step trains all weights, as they are",
     "zero_allow_untested_optimizer": "engine.optimizer",
     "zero_force_ds_cpu_optimizer": "engine.optimizer",
 }

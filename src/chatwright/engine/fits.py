@@ -9,6 +9,7 @@ import torch
 from chatwright.core import dist
 from chatwright.core.types import ChatwrightError
 from chatwright.engine.base import NO_FLOAT16, EngineConfig
+from chatwright.models.trunk import windowed
 
 SHARED = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose layers and rows ranks can share out: separate projections, one kind of attention."""
@@ -56,11 +57,7 @@ def model_fits(config: EngineConfig, shape: Any, lora: bool) -> None:
         raise ChatwrightError(
             f"engine: pipeline: {config.pipeline} stages, and the model has {shape.num_hidden_layers} layers"
         )
-    windowed = any(kind != "full_attention" for kind in getattr(shape, "layer_types", None) or ())
-    window = None if getattr(shape, "layer_types", None) else getattr(shape, "sliding_window", None)
-    if config.sequence * config.pipeline > 1 and (
-        windowed or (window or 1 << 62) < shape.max_position_embeddings
-    ):
+    if config.sequence * config.pipeline > 1 and windowed(shape):
         raise ChatwrightError(
             f"engine: {name}: only for full attention, and this model's has a sliding window; "
             "use zero: 3 and optim.gradient_checkpointing in its place"

@@ -32,6 +32,9 @@ from chatwright.engine.torch_engine import MOMENTS, tokens_at_once
 from chatwright.models.lora import plain_weights
 from chatwright.models.readout import plain
 
+Work = Callable[[Part, Batch], Tensor]
+"""What is done with a micro-batch, and its batch on the device, once its last states have arrived; a scalar."""
+
 
 class Layer(nn.Module):
     """A decoder layer with what it needs to know of positions: states [B, T, H] in, states out."""
@@ -73,12 +76,10 @@ def staged(model: Any, stages: int) -> Any:
     from deepspeed.pipe import PipelineModule, TiedLayerSpec
     from deepspeed.runtime.pipe.topology import ProcessTopology
 
-    backbone, head = (
-        getattr(plain(model), plain(model).base_model_prefix),
-        plain(model).get_output_embeddings(),
-    )
-    first, last = backbone.embed_tokens, Vocabulary(head)
-    if head.weight is first.weight:
+    whole = plain(model)
+    backbone = getattr(whole, whole.base_model_prefix)
+    first, last = backbone.embed_tokens, Vocabulary(whole.get_output_embeddings())
+    if last.matrix.weight is first.weight:
         tied = partial(TiedLayerSpec, "vocabulary", Vocabulary, first, tied_weight_attr="matrix.weight")
         first, last = tied(forward_fn=Vocabulary.embedded), tied()
     layers = [first, *(Layer(layer, backbone.rotary_emb) for layer in backbone.layers), backbone.norm, last]
@@ -139,14 +140,16 @@ class PipelinedEngine(DeepSpeedEngine):
         """The backbone's forward pass, when a loss asks for it."""
         return BaseModelOutputWithPast(last_hidden_state=self._arrived)
 
-    def _work(self, part: Part, do: Callable[[Batch], Tensor], states: Tensor) -> Tensor:
-        """`do` on the last stage, with the states that arrived there."""
-        self._arrived = states
-        return do(part.batch.to(self.device))
+    def _turns(self, parts: list[Part], do: Work) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
+        """What the first stage takes of each micro-batch, and what the last stage does with the states."""
 
-    def _turns(self, parts: list[Part], do: Callable[[Part, Batch], Tensor]) -> Iterator[tuple[Tensor, Any]]:
-        """What the first stage takes of each micro-batch, and what the last stage does with it."""
-        return ((part.batch.ids, partial(self._work, part, partial(do, part))) for part in parts)
+        def work(part: Part, states: Tensor) -> Tensor:
+            self._arrived = states
+            found = do(part, part.batch.to(self.device))
+            del self._arrived
+            return found
+
+        return ((part.batch.ids, partial(work, part)) for part in parts)
 
     def parts(self, batch: Batch) -> list[Part]:
         """See Frozen.parts: of like size, and enough of them to fill the pipeline."""
@@ -201,19 +204,17 @@ class PipelinedEngine(DeepSpeedEngine):
 
     def _owner(self, name: str) -> int:
         """The stage that a tensor of this name lives on; the first of those that share it."""
-        layer = re.search(r"\blayers\.(\d+)\.", name)
-        place = int(layer[1]) + 1 if layer else 0 if "embed_tokens" in name else self._pipe._num_layers - 1
+        layer, head = re.search(r"\blayers\.(\d+)\.", name), self._pipe._num_layers - 1
+        place = int(layer[1]) + 1 if layer else 0 if "embed_tokens" in name else head - ("norm" in name)
         return int(self._pipe.stage_owner(place))
 
     def _told(self, value: Tensor, owner: int) -> Tensor:
         """A tensor of one stage, on every rank."""
-        # ranks of the first pipeline are numbered as its stages
-        mine = dist.rank() == owner
-        value = (
-            value.contiguous() if mine else torch.empty(value.shape, dtype=value.dtype, device=self.device)
-        )
-        d.broadcast(value, owner)
-        return value
+        whole = torch.empty(value.shape, dtype=value.dtype, device=self.device)
+        if dist.rank() == owner:  # ranks of the first pipeline are numbered as its stages
+            whole = value.contiguous()
+        d.broadcast(whole, owner)
+        return whole
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine.weights."""

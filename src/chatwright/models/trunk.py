@@ -37,19 +37,25 @@ def lean(model: Any) -> bool:
         return False
     config = backbone.config
     rotary = (getattr(config, "rope_parameters", None) or {}).get("rope_type", "default")
-    windowed = any(kind != "full_attention" for kind in getattr(config, "layer_types", None) or ())
-    window = None if getattr(config, "layer_types", None) else getattr(config, "sliding_window", None)
     weight = backbone.norm.weight
     return (
         rotary in FIXED_ROTARY
-        and not windowed
-        and (window is None or window >= config.max_position_embeddings)
+        and not windowed(config)
         and not getattr(config, "attention_dropout", 0.0)
         and config.hidden_act in ("silu", "swish")
         and not hasattr(weight, "ds_id")
         and not hasattr(backbone, "shares_rows")
         and weight.device.type == "cpu"
     )
+
+
+def windowed(config: Any) -> bool:
+    """Does a layer of such a model see less of a row than all that came before?"""
+    kinds = getattr(config, "layer_types", None)
+    if kinds:
+        return any(kind != "full_attention" for kind in kinds)
+    window = getattr(config, "sliding_window", None)
+    return window is not None and window < config.max_position_embeddings
 
 
 def drops_out(model: Any) -> bool:

@@ -35,8 +35,9 @@ def read_recipe(path: Path, changes: Iterable[str] = ()) -> Recipe:
     try:
         return Recipe.model_validate(raw)
     except ValidationError as error:
-        found = [e for e in error.errors() if not _follows(e, error.errors())]
-        raise ChatwrightError("\n".join(_sentence(e, path, tree, raw) for e in found)) from error
+        found = error.errors()
+        first = [e for e in found if not _follows(e, found)]
+        raise ChatwrightError("\n".join(_sentence(e, path, tree, raw) for e in first)) from error
 
 
 def _apart(node: Any) -> Any:

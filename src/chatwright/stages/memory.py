@@ -7,8 +7,8 @@ logits, gradients as they come) is found by running the step's own code on tenso
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -18,10 +18,11 @@ from torch import Tensor
 from chatwright.core.batch import Batch, evenly
 from chatwright.core.memory import Live
 from chatwright.engine.base import Dtype, EngineConfig
+from chatwright.engine.fits import model_fits
 from chatwright.engine.torch_engine import recompute_activations
 from chatwright.models.blank import blank, without_data
 from chatwright.models.lora import LoraConfig, add_lora
-from chatwright.models.readout import plain, trained_places
+from chatwright.models.readout import hidden_states, plain, trained_places
 from chatwright.models.trunk import Layout, lay_end_to_end, lean, run
 from chatwright.models.vocabulary import CHUNK_ELEMENTS, VocabularyHead, read_out, weighted_sum
 
@@ -102,9 +103,19 @@ class Step(NamedTuple):
     logits: int
 
 
+def elements(parameter: nn.Parameter) -> int:
+    """Of a parameter, on all ranks together."""
+    return int(getattr(parameter, "ds_numel", parameter.numel()))
+
+
+def width(engine: EngineConfig) -> int:
+    """Bytes of a weight."""
+    return 4 if engine.dtype == "float32" else 2
+
+
 def size_of(model: nn.Module) -> Size:
     """Counted on the module as it is; parts that ZeRO has spread count whole."""
-    count: dict[Any, int] = {p: int(getattr(p, "ds_numel", p.numel())) for p in model.parameters()}
+    count: dict[Any, int] = {p: elements(p) for p in model.parameters()}
     linear: dict[Any, None] = {
         m.weight: None for m in model.modules() if isinstance(m, nn.Linear) or hasattr(m, "nf")
     }
@@ -139,7 +150,11 @@ def sizes(trained: Trained) -> Size:
 
 
 def size_here(trained: Trained, engine: EngineConfig) -> Size:
-    """What one device has of it, before tensor parallelism and ZeRO: in a pipeline the largest stage."""
+    """What one device has of it, before tensor parallelism and ZeRO: in a pipeline the largest stage.
+
+    Raises ChatwrightError where ranks cannot share this model out so.
+    """
+    model_fits(engine, trained.config, trained.lora is not None)
     if engine.pipeline == 1:
         return sizes(trained)
     model = plain(made(trained))
@@ -158,10 +173,9 @@ def step_of(trained: Trained, reading: Reading, part: Batch, packed: bool, parts
     with without_data(model) as mode:
         packed = packed and lean(plain(model))
         live = Live()
-        live.forget(_tensors(model))
-        fake = {
-            name: mode.from_tensor(x) for name, x in {"row": row, "column": column, "ids": part.ids}.items()
-        }
+        live.forget(itertools.chain(model.parameters(), model.buffers()))
+        padded = replace(part, ids=mode.from_tensor(part.ids))
+        places = mode.from_tensor(row), mode.from_tensor(column)
         with live:
             for _ in range(min(parts, 2)):
                 if packed and layout is not None:
@@ -170,7 +184,7 @@ def step_of(trained: Trained, reading: Reading, part: Batch, packed: bool, parts
                     laid = Layout(ids, positions, place, layout.segments)
                     states = run(plain(model), laid, wanted)
                 else:
-                    states = _padded(model, fake["ids"])[fake["row"], fake["column"]]
+                    states = hidden_states(model, padded)[places]
                 _read(model, states, reading).backward()  # type: ignore[no-untyped-call]
                 del states
         gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
@@ -188,11 +202,6 @@ def _places(reading: Reading, part: Batch) -> tuple[Tensor, Tensor]:
     return row, column - 1
 
 
-def _padded(model: Any, ids: Tensor) -> Tensor:
-    whole = plain(model)
-    return getattr(whole, whole.base_model_prefix)(input_ids=ids, use_cache=False).last_hidden_state
-
-
 def _read(model: Any, states: Tensor, reading: Reading) -> Tensor:
     """A scalar that depends on the states as the loss does."""
     if reading in ("score", "value"):
@@ -204,37 +213,32 @@ def _read(model: Any, states: Tensor, reading: Reading) -> Tensor:
     return read_out(head, states, targets, True)[0].sum()
 
 
-def _tensors(model: nn.Module) -> Iterator[Tensor]:
-    yield from model.parameters()
-    yield from model.buffers()
-
-
 def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
     """Weights, optimizer state and buffers of a trained model on one of `ranks` devices."""
-    width = 4 if engine.dtype == "float32" else 2
+    wide = width(engine)
     if engine.kind == "torch":
         # gradients live in DDP's buckets, which are laid out anew after the first step
-        buckets = size.trained * width if ranks > 1 else 0
-        return Need(weights=size.whole * width, optimizer=2 * width * size.trained, buffers=buckets)
+        buckets = size.trained * wide if ranks > 1 else 0
+        return Need(weights=size.whole * wide, optimizer=2 * wide * size.trained, buffers=buckets)
     size = size.cut(engine.tensor) if engine.tensor > 1 else size
     ranks = max(ranks // (engine.tensor * engine.pipeline), 1)
     zero, share = engine.zero, ranks if engine.zero else 1
     # ZeRO keeps a float32 copy of what it trains beside Adam's two moments; stage 0 only for bfloat16
-    copies = 3 if zero or width == 2 else 2
+    copies = 3 if zero or wide == 2 else 2
     state = copies * 4 * size.trained // share
     spread = size.whole // ranks if zero == 3 else size.whole
-    weights = spread * width
-    bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * width
+    weights = spread * wide
+    bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * wide
     buffers = bucket if ranks > 1 or zero else 0
     if zero in (1, 2) and ranks > 1:
         buffers += bucket  # what ranks exchange is copied end to end first
     if zero and not engine.offload:
-        buffers += size.trained * width // share  # the gradients of what this rank updates
+        buffers += size.trained * wide // share  # the gradients of what this rank updates
     if zero == 3:
-        buffers += min(_set(engine, "stage3_max_live_parameters", LIVE), size.whole) * width
+        buffers += min(_set(engine, "stage3_max_live_parameters", LIVE), size.whole) * wide
     host = 0
     if engine.offload == "cpu":  # and the gradients that go with it
-        state, host = 0, state + size.trained * width // share
+        state, host = 0, state + size.trained * wide // share
     elif engine.offload == "nvme":
         state = 0
     if engine.offload_weights:

@@ -25,7 +25,18 @@ from chatwright.sampling.cache import STEP
 from chatwright.sampling.choice import chosen
 from chatwright.sampling.families import FAMILIES as SAMPLED
 from chatwright.stages.job import Job
-from chatwright.stages.memory import Need, Reading, Size, Step, Trained, held, size_here, sizes, step_of
+from chatwright.stages.memory import (
+    Need,
+    Reading,
+    Size,
+    Step,
+    Trained,
+    held,
+    size_here,
+    sizes,
+    step_of,
+    width,
+)
 from chatwright.stages.rows import Rows
 from chatwright.train.objectives import OBJECTIVES
 
@@ -262,8 +273,3 @@ def cache_of(config: Any, place: Place, rows: int, longest: int) -> int:
     token = text.num_hidden_layers * 2 * kept * dim * width(place.engine)
     logits = 4 * rows * text.vocab_size * 4  # of every row, sorted and summed up when a token is drawn
     return rows * (-(-longest // STEP) * STEP) * token + logits
-
-
-def width(engine: EngineConfig) -> int:
-    """Bytes of a weight."""
-    return 4 if engine.dtype == "float32" else 2

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chatwright.core.interrupt import StopFlag
-from chatwright.core.memory import available
+from chatwright.core.memory import amount, available
 from chatwright.core.types import Record
 from chatwright.data.template import Template
 from chatwright.engine.torch_engine import pick_device
@@ -220,8 +220,3 @@ def memory_table(needs: Mapping[str, Need], goal: Devices) -> Table:
             name, *(amount(getattr(need, key)) for key in shown), f"[bold]{amount(need.total)}", fits
         )
     return table
-
-
-def amount(size: float) -> str:
-    """A size in GiB, or a small one in MiB."""
-    return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB" if size else ""

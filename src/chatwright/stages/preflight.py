@@ -21,7 +21,7 @@ from chatwright.core.types import ChatwrightError, Rollout
 from chatwright.data.template import Template
 from chatwright.engine.torch_engine import pick_device
 from chatwright.stages.job import Job
-from chatwright.stages.memory import Need
+from chatwright.stages.memory import Need, elements, size_of
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Preflight:
     def room(self, model: nn.Module, need: Need) -> None:
         """Memory for what the stage will take, disk for two checkpoints and the result."""
         device = pick_device(self.job.engine.device)
-        free, whole = room_on(device), sum(_whole(p) * p.element_size() for p in model.parameters())
-        taken = sum(_whole(p) * p.element_size() for p in model.parameters() if not p.is_meta)
+        free, whole = room_on(device), sum(elements(p) * p.element_size() for p in model.parameters())
+        taken = sum(elements(p) * p.element_size() for p in model.parameters() if not p.is_meta)
         wanted = need.total - taken  # the model is there already
         self.check(
             "memory",
@@ -70,8 +70,7 @@ class Preflight:
             f"about {_gib(wanted)} more needed, {_gib(free)} free",
             "`chatwright plan` tells which settings fit",
         )
-        trained = sum(_whole(p) for p in model.parameters() if p.requires_grad)
-        disk = trained * 12 * 2 + whole * 2
+        disk = size_of(model).trained * 12 * 2 + whole * 2
         left = shutil.disk_usage(_existing(self.job.directory)).free
         self.check(
             "disk",
@@ -121,11 +120,6 @@ def room_on(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     return available() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-
-
-def _whole(parameter: nn.Parameter) -> int:
-    """Its elements on all ranks together."""
-    return int(getattr(parameter, "ds_numel", parameter.numel()))
 
 
 def _gib(size: float) -> str:
