@@ -33,7 +33,7 @@ from chatwright.models.lora import plain_weights
 from chatwright.models.readout import plain
 
 Work = Callable[[Part, Batch], Tensor]
-"""What is done with a micro-batch, and its batch on the device, once its last states have arrived; a scalar."""
+"""What is done with a micro-batch, and its batch on the device, once its last states are there; a scalar."""
 
 
 class Layer(nn.Module):
@@ -90,6 +90,9 @@ def staged(model: Any, stages: int) -> Any:
             layers,
             topology=ProcessTopology(axes=["data", "pipe"], dims=[data, stages]),
             loss_fn=lambda states, work: work(states),
+            # every stage has some: one of embeddings alone, without vectors, would have fewer groups of weights
+            # than others, and ZeRO, which adds up norms group by group, would wait for ever
+            partition_method="type:layer",
             dynamic_shape=True,
         )
     _let_go(model, found)
@@ -204,8 +207,8 @@ class PipelinedEngine(DeepSpeedEngine):
 
     def _owner(self, name: str) -> int:
         """The stage that a tensor of this name lives on; the first of those that share it."""
-        layer, head = re.search(r"\blayers\.(\d+)\.", name), self._pipe._num_layers - 1
-        place = int(layer[1]) + 1 if layer else 0 if "embed_tokens" in name else head - ("norm" in name)
+        layer = re.search(r"\blayers\.(\d+)\.", name)
+        place = int(layer[1]) + 1 if layer else 0 if "embed_tokens" in name else self._pipe._num_layers - 1
         return int(self._pipe.stage_owner(place))
 
     def _told(self, value: Tensor, owner: int) -> Tensor:

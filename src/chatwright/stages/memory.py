@@ -159,9 +159,10 @@ def size_here(trained: Trained, engine: EngineConfig) -> Size:
         return sizes(trained)
     model = plain(made(trained))
     backbone = getattr(model, model.base_model_prefix)
-    layers = [backbone.embed_tokens, *backbone.layers, backbone.norm, model.get_output_embeddings()]
-    each = [size_of(layer) for layer in layers]
-    parts, _ = evenly([size.trained for size in each], engine.pipeline, packed=True)
+    all_ = [backbone.embed_tokens, *backbone.layers, backbone.norm, model.get_output_embeddings()]
+    each = [size_of(module) for module in all_]
+    counted = [0, *(1 for _ in backbone.layers), 0, 0]  # the ends come on top
+    parts, _ = evenly(counted, engine.pipeline, packed=True)
     return max(Size(*map(sum, zip(*(each[i] for i in part), strict=True))) for part in parts)
 
 
