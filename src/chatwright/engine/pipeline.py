@@ -90,8 +90,8 @@ def staged(model: Any, stages: int) -> Any:
             layers,
             topology=ProcessTopology(axes=["data", "pipe"], dims=[data, stages]),
             loss_fn=lambda states, work: work(states),
-            # every stage has some: one of embeddings alone, without vectors, would have fewer groups of weights
-            # than others, and ZeRO, which adds up norms group by group, would wait for ever
+            # so that every stage has some: one of embeddings alone, without a vector, would have fewer groups
+            # of weights than others, and ZeRO, which adds up norms group by group, would wait for ever
             partition_method="type:layer",
             dynamic_shape=True,
         )
