@@ -98,7 +98,6 @@ def test_a_state_goes_on_with_layers_and_rows_shared_and_back(tmp_path):
         ({"tensor": 2}, "tensor: only with kind: deepspeed"),
         ({"sequence": 2}, "sequence: only with kind: deepspeed"),
         ({"kind": "deepspeed", "zero": 0, "tensor": 2}, "tensor needs zero: 1, 2 or 3"),
-        ({"kind": "deepspeed", "pipeline": 2}, "pipeline stages are not supported"),
     ],
 )
 def test_combinations_without_meaning_are_refused_when_the_recipe_is_read(settings, reason):
@@ -138,7 +137,7 @@ def test_a_sliding_window_is_refused_where_rows_are_shared():
 
 def test_ranks_that_cannot_be_dealt_out_are_refused():
     with pytest.raises(
-        ChatwrightError, match="need 4 ranks or a multiple of it, and there is 1; start with --nproc 4"
+        ChatwrightError, match="needs 4 ranks or a multiple of it, and there is 1; start with --nproc 4"
     ):
         place_fits(EngineConfig(kind="deepspeed", tensor=2, sequence=2))
 

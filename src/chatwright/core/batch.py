@@ -95,7 +95,7 @@ class Batch:
         rows = self.token_lists() if packed else []
         order = sorted(range(len(self)), key=lambda i: rows[i * k] if packed else lengths[i])
         for number in range(count, len(self) + 2 * count, count):
-            parts, largest = _even([lengths[i] * k for i in order], number, packed)
+            parts, largest = evenly([lengths[i] * k for i in order], number, packed)
             if largest <= tokens:
                 break
         index = [torch.tensor([order[i] for i in part]) for part in parts]
@@ -216,7 +216,7 @@ def _end_to_end(rows: Sequence[list[int]], k: int, tokens: int) -> list[list[int
     return parts
 
 
-def _even(sizes: Sequence[int], number: int, packed: bool) -> tuple[list[list[int]], int]:
+def evenly(sizes: Sequence[int], number: int, packed: bool) -> tuple[list[list[int]], int]:
     """Items in order, cut into at most `number` parts whose largest is as small as can be, and its size; a
     part is as large as its items (packed), or as its widest for each of them.
     """

@@ -26,6 +26,7 @@ OURS = {
     "torch_autocast": "engine.dtype",
     "tensor_parallel": "engine.tensor",
     "sequence_parallel_size": "engine.sequence",
+    "pipeline": "engine.pipeline",
     "hybrid_engine": "the recipe's `sampler`",
     "elasticity": "--nproc: a run goes on with any number of ranks",
     "curriculum_learning": "the recipe's `data`",
@@ -92,7 +93,12 @@ class EngineConfig(Config):
     sequence: int = Field(
         1, ge=1, description="deepspeed: neighbouring ranks that share the tokens of every row (Ulysses)."
     )
-    pipeline: int = Field(1, ge=1, description="Not supported above 1; see zero, tensor and sequence.")
+    pipeline: int = Field(
+        1,
+        ge=1,
+        description="deepspeed, zero 0 or 1: neighbouring ranks that are stages of a pipeline, each with "
+        "some of the layers; for pretraining and SFT.",
+    )
     timeout: float = Field(
         30.0, gt=0, description="Minutes without progress after which several ranks give up, with a reason."
     )
@@ -104,17 +110,14 @@ class EngineConfig(Config):
     def _fits_together(self) -> EngineConfig:
         given = self.model_fields_set & {
             "zero", "offload", "offload_weights", "optimizer", "nvme", "deepspeed", "tensor", "sequence",
+            "pipeline",
         }  # fmt: skip
         if self.kind == "torch" and given:
             raise ValueError(f"{', '.join(sorted(given))}: only with kind: deepspeed")
         if self.kind == "deepspeed" and self.compile:
             raise ValueError("compile: only with kind: torch")
         if self.pipeline > 1:
-            raise ValueError(
-                "pipeline stages are not supported: DeepSpeed's take losses of one batch alone and not those "
-                "of preferences or of rollouts. Use zero: 3 (with offload), or tensor, for models too large "
-                "for a device"
-            )
+            self._stages_can_be()
         self._overlay_leaves_steps_alone()
         if self.dtype == "float16":
             self._float16_can_be()
@@ -132,6 +135,29 @@ class EngineConfig(Config):
             raise ValueError("offload to nvme needs `nvme`: a folder on a fast disk")
         return self
 
+    def _stages_can_be(self) -> None:
+        if self.zero > 1:
+            raise ValueError(
+                "pipeline needs zero: 0 or 1: a stage adds up its gradients before ranks exchange them, and "
+                "DeepSpeed's pipeline refuses 2 and 3, which spread them at once. Write zero: 1"
+            )
+        for name, given, why in (
+            (
+                "tensor",
+                self.tensor > 1,
+                "AutoTP cuts the layers of one whole model, and not those of a stage",
+            ),
+            ("sequence", self.sequence > 1, "Ulysses joins rows above one whole model"),
+            ("dtype: float16", self.dtype == "float16", "overflow is looked for in one whole model"),
+        ):
+            if given:
+                raise ValueError(f"pipeline does not go with {name}: {why}; leave one of them out")
+        if self.dtype == "bfloat16" and self.zero == 0:
+            raise ValueError(
+                "pipeline in bfloat16 needs zero: 1: under 0 DeepSpeed's pipeline keeps gradients in an "
+                "optimizer of its own, which tells no norm"
+            )
+
     def _overlay_leaves_steps_alone(self) -> None:
         zero = self.deepspeed.get("zero_optimization", {})
         for keys, known, prefix in ((self.deepspeed, OURS, ""), (zero, OURS_OF_ZERO, "zero_optimization: ")):
@@ -142,7 +168,12 @@ class EngineConfig(Config):
     @property
     def whole(self) -> bool:
         """Does every rank hold the whole model, to be read as it is?"""
-        return self.kind == "torch" or (self.zero < 3 and self.tensor == 1 and self.sequence == 1)
+        return self.kind == "torch" or (self.zero < 3 and self.shared == 1)
+
+    @property
+    def shared(self) -> int:
+        """Neighbouring ranks that work on the same data, each on a part of the model or of every row."""
+        return self.tensor * self.sequence * self.pipeline
 
     def _float16_can_be(self) -> None:
         if self.device.startswith("cpu"):

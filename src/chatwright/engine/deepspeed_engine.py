@@ -24,7 +24,7 @@ from chatwright.engine.sequence import share_rows_out
 from chatwright.engine.share import Whole, named
 from chatwright.engine.tensor import Shards
 from chatwright.engine.together import Step, step_together
-from chatwright.engine.torch_engine import MOMENTS, TorchEngine
+from chatwright.engine.torch_engine import MOMENTS, TorchEngine, on_cpu
 from chatwright.models.lora import plain_layer
 from chatwright.models.readout import plain
 
@@ -37,6 +37,8 @@ def configuration(engine: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
     zero: dict[str, Any] = {"stage": engine.zero}
     if engine.offload:
         zero["offload_optimizer"] = _place(engine.offload, engine)
+    if engine.pipeline > 1:
+        zero["contiguous_gradients"] = False  # or a buffer of a whole bucket is made in every step
     if engine.offload_weights:
         zero["offload_param"] = _place(engine.offload_weights, engine)
     ours = {
@@ -63,7 +65,7 @@ class DeepSpeedEngine(TorchEngine):
     def __init__(
         self, module: nn.Module, optim: OptimConfig, total_steps: int, config: EngineConfig, seed: int = 0
     ) -> None:
-        self.config, self.whole, self.inner = config, config.whole, config.tensor * config.sequence
+        self.config, self.whole, self.inner = config, config.whole, config.shared
         self.scale = Scale() if config.dtype == "float16" else None
         super().__init__(module, optim, total_steps, config.device, seed)
 
@@ -75,25 +77,21 @@ class DeepSpeedEngine(TorchEngine):
         optim = self.optim
         return DeepSpeedCPUAdam(groups(self.module, optim), lr=optim.lr, betas=optim.betas, eps=optim.eps)
 
+    def _placed(self, module: nn.Module) -> nn.Module:
+        prepare(self.device)
+        return super()._placed(module)
+
+    def _wrapped(self) -> nn.Module:
+        """The module as DeepSpeed gets it."""
+        return Whole(self.module)
+
     def _wrap(self) -> None:
-        if self.device.type == "cpu":
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
-        os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
-        warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
-        kernels.prepare()
         import deepspeed
 
-        # for inference alone: not worth a compiler and a minute at the first start
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
-            from torch._C._distributed_c10d import HashStore
-
-            backend = "cpu:gloo,cuda:nccl" if self.device.type == "cuda" else "gloo"
-            torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
         if self.config.sequence > 1:
             share_rows_out(self.module, self.config.sequence, self.config.tensor)
         self._ds, self.optimizer, *_ = deepspeed.initialize(
-            model=Whole(self.module), optimizer=self.optimizer, config=configuration(self.config, self.optim)
+            model=self._wrapped(), optimizer=self.optimizer, config=configuration(self.config, self.optim)
         )
         self._shards = Shards(self.module, self.config.tensor) if self.config.tensor > 1 else None
         if self._shards:
@@ -152,10 +150,8 @@ class DeepSpeedEngine(TorchEngine):
             raise self._not_finite(metrics, math.nan, rate, "no weight was changed")
         norm = math.nan
         if self.config.zero == 0:
-            norm = float(
-                nn.utils.clip_grad_norm_([p for _, p in named(self.module)], self.optim.clip or math.inf)
-            )
-        self._ds.step()
+            norm = self._clipped()
+        self._take_step()
         if self.config.zero:
             norm = float(self._ds.get_global_grad_norm())
         if self.scale and self.optimizer.overflow:
@@ -163,6 +159,15 @@ class DeepSpeedEngine(TorchEngine):
         if not math.isfinite(norm):
             raise self._not_finite(metrics, norm, rate, "go on from the last checkpoint")
         return norm
+
+    def _clipped(self) -> float:
+        """Clip the gradient where DeepSpeed does not (stage 0); returns its norm before."""
+        return float(
+            nn.utils.clip_grad_norm_([p for _, p in named(self.module)], self.optim.clip or math.inf)
+        )
+
+    def _take_step(self) -> None:
+        self._ds.step()
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
         """See Engine.weights: gathered layer by layer, so no rank ever holds a second whole model."""
@@ -212,15 +217,17 @@ class DeepSpeedEngine(TorchEngine):
         return super().snapshot(copy)
 
     def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
+        held = self._held(p)  # collective: every rank takes part, and rank 0 keeps
+        return {} if dist.rank() else on_cpu(held, copy or self.config.zero > 0)
+
+    def _held(self, p: nn.Parameter) -> dict[str, Tensor]:
         if self.config.zero == 0:
-            return super()._state(p, copy)
+            return super()._held(p)
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        # collective: every rank takes part, and rank 0 keeps
         found = {"weight": safe_get_full_fp32_param(p)}
         found |= {kind: safe_get_full_optimizer_state(p, kind) for kind in MOMENTS}
-        joined = {k: self._joined(p, v.detach().reshape(_shape(p))) for k, v in found.items()}
-        return {} if dist.rank() else {k: v.to("cpu", copy=True).contiguous() for k, v in joined.items()}
+        return {k: self._joined(p, v.detach().reshape(_shape(p))) for k, v in found.items()}
 
     def _prepare_state(self) -> None:
         if self.config.zero == 0:
@@ -261,6 +268,24 @@ class DeepSpeedEngine(TorchEngine):
             else:
                 with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
                     p.copy_(state["weight"])
+
+
+def prepare(device: torch.device) -> None:
+    """What DeepSpeed finds when it begins: its settings in the environment, its kernels' folder, a group."""
+    if device.type == "cpu":
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
+    os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
+    warnings.filterwarnings("ignore", "`torch.distributed", FutureWarning)  # its use of old names
+    kernels.prepare()
+    import deepspeed
+
+    # for inference alone: not worth a compiler and a minute at the first start
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
+        from torch._C._distributed_c10d import HashStore
+
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
 
 
 def _shape(p: Any) -> torch.Size:

@@ -13,26 +13,28 @@ from chatwright.models.trunk import windowed
 
 SHARED = ("llama", "mistral", "qwen2", "qwen3")
 """Families whose layers and rows ranks can share out: separate projections, one kind of attention."""
+WAYS = ("tensor", "sequence", "pipeline")
+"""How neighbouring ranks work on the same data."""
 
 
 def place_fits(config: EngineConfig) -> None:
     """Raise ChatwrightError where these devices and ranks cannot do what is asked."""
     if config.dtype == "float16" and not torch.cuda.is_available():
         raise ChatwrightError(f"engine: {NO_FLOAT16}")
-    size, ranks = config.tensor * config.sequence, dist.world_size()
+    size, ranks = config.shared, dist.world_size()
     if ranks % size:
+        asked = " and ".join(f"{name}: {getattr(config, name)}" for name in shared_ways(config))
         raise ChatwrightError(
-            f"engine: tensor: {config.tensor} and sequence: {config.sequence} need {size} ranks or a "
-            f"multiple of it, and there {'is 1' if ranks == 1 else f'are {ranks}'}; start with --nproc {size}"
+            f"engine: {asked} needs {size} ranks or a multiple of it, and there "
+            f"{'is 1' if ranks == 1 else f'are {ranks}'}; start with --nproc {size}"
         )
 
 
 def model_fits(config: EngineConfig, shape: Any, lora: bool) -> None:
     """Raise ChatwrightError where a model of this Hugging Face configuration cannot be shared out so."""
-    size = config.tensor * config.sequence
-    if size == 1:
+    if config.shared == 1:
         return
-    name = " and ".join(name for name in ("tensor", "sequence") if getattr(config, name) > 1)
+    name, size = " and ".join(shared_ways(config)), config.tensor * config.sequence
     if shape.model_type not in SHARED:
         families = ", ".join(SHARED)
         raise ChatwrightError(
@@ -51,8 +53,17 @@ def model_fits(config: EngineConfig, shape: Any, lora: bool) -> None:
     ):
         if count % by:
             raise ChatwrightError(f"engine: {name}: {by} ranks cannot share {count} {what} evenly")
-    if config.sequence > 1 and windowed(shape):
+    if config.pipeline > shape.num_hidden_layers:
         raise ChatwrightError(
-            "engine: sequence is for full attention, and this model's has a sliding window; "
+            f"engine: pipeline: {config.pipeline} stages, and the model has {shape.num_hidden_layers} layers"
+        )
+    if config.sequence * config.pipeline > 1 and windowed(shape):
+        raise ChatwrightError(
+            f"engine: {name}: only for full attention, and this model's has a sliding window; "
             "use zero: 3 and optim.gradient_checkpointing in its place"
         )
+
+
+def shared_ways(config: EngineConfig) -> list[str]:
+    """Which of the ways this engine is asked for."""
+    return [name for name in WAYS if getattr(config, name) > 1]

@@ -46,8 +46,8 @@ def build_optimizer(module: nn.Module, config: OptimConfig) -> torch.optim.Optim
 
 
 def groups(module: nn.Module, config: OptimConfig) -> list[dict[str, Any]]:
-    """The trainable parameters, those that decay and those that do not."""
-    trained = [p for p in module.parameters() if p.requires_grad]
+    """The trainable parameters of this rank, those that decay and those that do not."""
+    trained = [p for p in module.parameters() if p.requires_grad and not p.is_meta]
     if not trained:
         raise ChatwrightError("nothing in this model is trainable: look at the stage's `lora` targets")
     matrices = [p for p in trained if p.dim() > 1]

@@ -75,6 +75,11 @@ def compile_layers(module: Any) -> None:
             layer.compile(dynamic=True)
 
 
+def on_cpu(state: dict[str, Tensor], copy: bool) -> dict[str, Tensor]:
+    """A parameter's state as it is written; with `copy` it shares no memory with what steps change."""
+    return {k: v.detach().to("cpu", copy=copy).contiguous() for k, v in state.items()}
+
+
 class Frozen:
     """A module that only reads: a reference, or a reward model."""
 
@@ -118,7 +123,7 @@ class TorchEngine(Frozen):
         self, module: nn.Module, optim: OptimConfig, total_steps: int, device: str = "auto", seed: int = 0
     ) -> None:
         self.device, self.micro_tokens = pick_device(device), optim.micro_tokens
-        self.module = module.to(self.device)
+        self.module = self._placed(module)
         self.optim, self.total_steps, self.seed, self.steps = optim, total_steps, seed, 0
         if optim.gradient_checkpointing:
             recompute_activations(self.module)
@@ -185,6 +190,9 @@ class TorchEngine(Frozen):
         return self.scale.value if self.scale else None
 
     # what a backend with other wrappers does in its own way
+
+    def _placed(self, module: nn.Module) -> nn.Module:
+        return module.to(self.device)
 
     def _optimizer(self) -> Any:
         return build_optimizer(self.module, self.optim)
@@ -273,11 +281,12 @@ class TorchEngine(Frozen):
 
     def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
         """A parameter's value and moments, whole, on the CPU; empty on ranks that need not have them."""
-        if not writes():
-            return {}
+        return on_cpu(self._held(p), copy) if writes() else {}
+
+    def _held(self, p: nn.Parameter) -> dict[str, Tensor]:
         state = self.optimizer.state[p]
         moments = {k: state[k] if k in state else torch.zeros_like(p) for k in MOMENTS}
-        return {k: v.detach().to("cpu", copy=copy).contiguous() for k, v in {"weight": p, **moments}.items()}
+        return {"weight": p, **moments}
 
     def _prepare_state(self) -> None:
         for group in self.optimizer.param_groups:

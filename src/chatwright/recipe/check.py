@@ -10,6 +10,9 @@ from chatwright.rewards.rules import REWARDS
 from chatwright.rl.methods import check_method
 from chatwright.train.objectives import OBJECTIVES
 
+PIPELINED = ("pretrain", "sft")
+"""Objectives that `engine: {pipeline: …}` serves."""
+
 if TYPE_CHECKING:
     from chatwright.recipe.schema import (
         EvaluateStage,
@@ -28,6 +31,7 @@ def check_names(recipe: Recipe) -> None:
     earlier: dict[str, Any] = {}
     for stage in recipe.stages:
         where = f"stage {stage.name!r}"
+        _stages_of_layers(stage, recipe, where)
         if stage.name in earlier:
             raise ValueError(f"{where}: two stages have this name")
         if stage.kind == "train":
@@ -41,6 +45,17 @@ def check_names(recipe: Recipe) -> None:
         else:
             _check_evaluate(stage, recipe, earlier, where)
         earlier[stage.name] = stage
+
+
+def _stages_of_layers(stage: Stage, recipe: Recipe, where: str) -> None:
+    """Only what learns from one model alone can be trained in a pipeline."""
+    what = stage.objective if stage.kind == "train" else stage.method if stage.kind == "rl" else ""
+    if recipe.engine.pipeline > 1 and what not in ("", *PIPELINED):
+        raise ValueError(
+            f"{where}: engine: pipeline is for {' and '.join(PIPELINED)}, and not for {what}: what others "
+            "need beside the model they train (reference, reward model, sampler) would be whole on every "
+            "rank. Use zero: 3 (with offload), or tensor, for models too large for a device"
+        )
 
 
 def _check_train(stage: TrainStage, recipe: Recipe, earlier: Mapping[str, Stage], where: str) -> None:

@@ -48,6 +48,10 @@ def plain_torch(model: Any, optim: OptimConfig, steps: int, config: EngineConfig
 def deepspeed(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, seed: int) -> Engine:
     """DeepSpeed ZeRO; says what is missing where it is not installed."""
     require("deepspeed", "engine: {kind: deepspeed}")
+    if config.pipeline > 1:
+        from chatwright.engine.pipeline import PipelinedEngine
+
+        return PipelinedEngine(model, optim, steps, config, seed)
     from chatwright.engine.deepspeed_engine import DeepSpeedEngine
 
     return DeepSpeedEngine(model, optim, steps, config, seed)
@@ -88,7 +92,7 @@ def scorer(job: Job, name: str | None, lora: LoraConfig | None = None) -> Any:
 
 def _trainable(folder: str, job: Job, lora: LoraConfig | None) -> None:
     """Stop before loading what the engine could not share out over the ranks."""
-    if job.engine.tensor * job.engine.sequence > 1:
+    if job.engine.shared > 1:
         model_fits(job.engine, configuration(folder), lora is not None)
 
 

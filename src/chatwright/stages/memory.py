@@ -15,9 +15,10 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
-from chatwright.core.batch import Batch
+from chatwright.core.batch import Batch, evenly
 from chatwright.core.memory import Live
 from chatwright.engine.base import Dtype, EngineConfig
+from chatwright.engine.fits import model_fits
 from chatwright.engine.torch_engine import recompute_activations
 from chatwright.models.blank import blank, without_data
 from chatwright.models.lora import LoraConfig, add_lora
@@ -148,6 +149,23 @@ def sizes(trained: Trained) -> Size:
     return size_of(made(trained))
 
 
+def size_here(trained: Trained, engine: EngineConfig) -> Size:
+    """What one device has of it, before tensor parallelism and ZeRO: in a pipeline the largest stage.
+
+    Raises ChatwrightError where ranks cannot share this model out so.
+    """
+    model_fits(engine, trained.config, trained.lora is not None)
+    if engine.pipeline == 1:
+        return sizes(trained)
+    model = plain(made(trained))
+    backbone = getattr(model, model.base_model_prefix)
+    all_ = [backbone.embed_tokens, *backbone.layers, backbone.norm, model.get_output_embeddings()]
+    each = [size_of(module) for module in all_]
+    counted = [0, *(1 for _ in backbone.layers), 0, 0]  # the ends come on top
+    parts, _ = evenly(counted, engine.pipeline, packed=True)
+    return max(Size(*map(sum, zip(*(each[i] for i in part), strict=True))) for part in parts)
+
+
 def step_of(trained: Trained, reading: Reading, part: Batch, packed: bool, parts: int = 2) -> Step:
     """A micro-batch of a step of `parts` micro-batches: from the second on, gradients are there already."""
     layout = lay_end_to_end(part) if packed else None
@@ -203,7 +221,8 @@ def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
         # gradients live in DDP's buckets, which are laid out anew after the first step
         buckets = size.trained * wide if ranks > 1 else 0
         return Need(weights=size.whole * wide, optimizer=2 * wide * size.trained, buffers=buckets)
-    size, ranks = size.cut(engine.tensor) if engine.tensor > 1 else size, max(ranks // engine.tensor, 1)
+    size = size.cut(engine.tensor) if engine.tensor > 1 else size
+    ranks = max(ranks // (engine.tensor * engine.pipeline), 1)
     zero, share = engine.zero, ranks if engine.zero else 1
     # ZeRO keeps a float32 copy of what it trains beside Adam's two moments; stage 0 only for bfloat16
     copies = 3 if zero or wide == 2 else 2

@@ -13,6 +13,7 @@ from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import Rollout
 from chatwright.engine.base import EngineConfig
+from chatwright.engine.share import least_parts
 from chatwright.engine.torch_engine import CPU_PART, CPU_TOKENS, GPU_PART, GPU_TOKENS, pick_device
 from chatwright.models.blank import configuration
 from chatwright.models.products import onednn_is_faster
@@ -25,7 +26,18 @@ from chatwright.sampling.cache import STEP
 from chatwright.sampling.choice import chosen
 from chatwright.sampling.families import FAMILIES as SAMPLED
 from chatwright.stages.job import Job
-from chatwright.stages.memory import Need, Reading, Size, Step, Trained, held, sizes, step_of, width
+from chatwright.stages.memory import (
+    Need,
+    Reading,
+    Size,
+    Step,
+    Trained,
+    held,
+    size_here,
+    sizes,
+    step_of,
+    width,
+)
 from chatwright.stages.rows import Rows
 from chatwright.train.objectives import OBJECTIVES
 
@@ -56,7 +68,9 @@ class Place:
 
     def packed(self, config: Any) -> bool:
         """Does a model of this configuration run without padding here (models/trunk.py)?"""
-        spread = self.engine.kind == "deepspeed" and (self.engine.zero == 3 or self.engine.sequence > 1)
+        spread = self.engine.kind == "deepspeed" and (
+            self.engine.zero == 3 or self.engine.sequence * self.engine.pipeline > 1
+        )
         kinds = {name.removesuffix("Model").lower() for name in LEAN}
         return not self.gpu and not spread and config.model_type in kinds
 
@@ -70,11 +84,12 @@ class Place:
         tokens = asked or (GPU_TOKENS if self.gpu else CPU_TOKENS)
         best: tuple[int, Batch, int] | None = None
         for batch in batches:
-            shares = self.ranks // (self.engine.tensor * self.engine.sequence) or 1
-            if shares == 1:
+            shares = self.ranks // self.engine.shared or 1
+            count = shares * least_parts(self.engine.pipeline)
+            if count == 1:
                 parts = batch.micro_batches(tokens, packed, GPU_PART if self.gpu else CPU_PART)
             else:
-                parts = batch.pieces(shares, tokens, packed)
+                parts = batch.pieces(count, tokens, packed)
             for _, part in parts:
                 size = int(part.attention.sum()) if packed else part.ids.numel()
                 if best is None or size > best[0]:
@@ -111,7 +126,7 @@ def trained_model(stage: TrainStage | RLStage, configs: Configs, engine: EngineC
 def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequence[Batch]) -> Need:
     """A stage that learns from fixed data; `batches` are some of its steps."""
     objective, model = OBJECTIVES[stage.objective], trained_model(stage, configs, place.engine)
-    need = place.with_kernels(held(sizes(model), place.engine, place.ranks), model.config)
+    need = place.with_kernels(held(size_here(model, place.engine), place.engine, place.ranks), model.config)
     if objective.needs_reference and not (stage.lora and stage.reference is None):
         need = replace(need, frozen=weights_of(configs[stage.reference or stage.from_], place))
     step = largest_step(
@@ -171,7 +186,7 @@ def largest_step(
     # stage 3 exchanges gradients as they come, bucket by bucket (held() counts the buckets)
     kept = not (place.engine.kind == "deepspeed" and place.engine.zero == 3)
     if place.counted:
-        return Step(kept * sizes(model).trained * width(place.engine), 0, 0)
+        return Step(kept * size_here(model, place.engine).trained * width(place.engine), 0, 0)
     packed = place.packed(model.config)
     part, count = place.largest(batches, asked, packed)
     step = step_of(model, reading, part, packed, count)
@@ -179,6 +194,10 @@ def largest_step(
     if place.engine.tensor > 1:  # of a layer's activations as many stay whole as are cut: counted whole
         size = sizes(model)
         step = step._replace(gradients=step.gradients * size.cut(place.engine.tensor).whole // size.whole)
+    if place.engine.pipeline > 1:
+        # the first stage keeps activations of as many micro-batches as there are stages: of all layers once
+        mine, all_ = size_here(model, place.engine).trained, sizes(model).trained
+        step = step._replace(gradients=step.gradients * mine // all_)
     if place.engine.sequence > 1:
         # beside a share of the layers, the joined last states and their gradient
         states = 2 * part.ids.numel() * model.config.hidden_size * width(place.engine)

@@ -61,7 +61,8 @@ class Preflight:
     def room(self, model: nn.Module, need: Need) -> None:
         """Memory for what the stage will take, disk for two checkpoints and the result."""
         device = pick_device(self.job.engine.device)
-        free, taken = room_on(device), sum(elements(p) * p.element_size() for p in model.parameters())
+        free, whole = room_on(device), sum(elements(p) * p.element_size() for p in model.parameters())
+        taken = sum(elements(p) * p.element_size() for p in model.parameters() if not p.is_meta)
         wanted = need.total - taken  # the model is there already
         self.check(
             "memory",
@@ -69,7 +70,7 @@ class Preflight:
             f"about {_gib(wanted)} more needed, {_gib(free)} free",
             "`chatwright plan` tells which settings fit",
         )
-        disk = size_of(model).trained * 12 * 2 + taken * 2
+        disk = size_of(model).trained * 12 * 2 + whole * 2
         left = shutil.disk_usage(_existing(self.job.directory)).free
         self.check(
             "disk",

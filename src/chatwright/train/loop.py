@@ -8,6 +8,7 @@ import torch
 import torch.nn as nn
 from torch import Tensor
 
+from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import Metrics
 from chatwright.engine.base import Engine, Loss
@@ -40,4 +41,5 @@ def measure(engine: Engine, batches: Iterable[Batch], loss: Loss) -> Metrics:
     for batch in batches:
         sums = sums + engine.infer(batch, read).sum((0, 1)).cpu()
         shares = shares + batch.denominator.cpu()
-    return dict(zip(names, (sums / shares).tolist(), strict=True)) if names else {}
+    said = next((held for held in dist.everyones([names]) if held), [])  # stages of a pipeline read nothing
+    return dict(zip(said, (sums / shares).tolist(), strict=True)) if said else {}
