@@ -17,11 +17,11 @@ from chatwright.sampling.graphs import Graphs, cuda_recorder, row_bucket
 from chatwright.sampling.proof import prove
 from chatwright.sampling.row import Row
 
-GROUP = 16
+GROUP = 64
 """On a CPU attention runs over at most so many slots at once, up to the longest of them …"""
 
-PIECE = 1_600_000
-"""… and over about so many bytes, which a core's own cache holds."""
+PIECE = 6_400_000
+"""… and over about so many bytes: larger pieces read more beyond their rows' ends, smaller ones cost calls."""
 
 
 PROVE_EVERY = 50

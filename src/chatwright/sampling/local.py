@@ -263,9 +263,11 @@ class LocalSampler:
     def _reading(self) -> Iterator[None]:
         """The module in evaluation mode and without gradients, as long as a step takes."""
         was_training = self.model.training
-        self.model.eval()
+        if was_training:  # to change it goes through every module
+            self.model.eval()
         try:
             with torch.inference_mode():
                 yield
         finally:
-            self.model.train(was_training)
+            if was_training:
+                self.model.train()
