@@ -206,6 +206,7 @@ def test_a_run_of_two_stages_of_layers_is_the_run_of_one_process(tmp_path):
         (staged(1, tensor=2), "pipeline does not go with tensor: AutoTP"),
         (staged(1, sequence=2), "pipeline does not go with sequence: Ulysses"),
         (staged(1, dtype="float16"), "pipeline does not go with dtype: float16"),
+        (staged(1, offload="cpu", optimizer="deepspeed"), "does not go with optimizer: deepspeed"),
         (staged(0, dtype="bfloat16"), "pipeline in bfloat16 needs zero: 1"),
         (staged(0, offload="cpu"), "offload needs zero: 1"),
         (

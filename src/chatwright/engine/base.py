@@ -142,13 +142,10 @@ class EngineConfig(Config):
                 "DeepSpeed's pipeline refuses 2 and 3, which spread them at once. Write zero: 1"
             )
         for name, given, why in (
-            (
-                "tensor",
-                self.tensor > 1,
-                "AutoTP cuts the layers of one whole model, and not those of a stage",
-            ),
-            ("sequence", self.sequence > 1, "Ulysses joins rows above one whole model"),
-            ("dtype: float16", self.dtype == "float16", "overflow is looked for in one whole model"),
+            ("tensor", self.tensor > 1, "AutoTP cuts the layers of a whole model, not a stage's"),
+            ("sequence", self.sequence > 1, "Ulysses joins rows above a whole model"),
+            ("dtype: float16", self.dtype == "float16", "overflow is looked for in a whole model"),
+            ("optimizer: deepspeed", self.optimizer != "torch", "with stages only torch's was tried"),
         ):
             if given:
                 raise ValueError(f"pipeline does not go with {name}: {why}; leave one of them out")
