@@ -95,7 +95,7 @@ def crowd(count: int, known: Sequence[Question], seed: int, each: int = 4) -> li
     robots: list[Kind] = ["thumbs robot", "left robot", "advertiser"]
     found = []
     for number in range(count):
-        kind: Kind = "expert" if number % 5 == 1 else "person"
+        kind: Kind = "expert" if number % 5 in (1, 3) else "person"
         if number % 20 == 0:
             kind = robots[number // 20 % 3]
         lang = draw.choice(["en", "zh"])
@@ -116,7 +116,7 @@ class Shop:
         extra: Mapping[str, Any] = {"metadata": about} if about else {}
         answer = await self.api.chat.completions.create(
             model="auto", messages=[{"role": "user", "content": question.text}], user=who.name, n=n,
-            max_tokens=48, **extra,
+            max_tokens=48, seed=who.draw.getrandbits(31), **extra,
         )  # fmt: skip
         return answer.id, [choice.message.content or "" for choice in answer.choices]
 

@@ -1,5 +1,8 @@
 """The whole loop, with nothing in between: a model is served, 300 people use it, what they said is exported,
 three ways to learn from it are tried, a gate lets the better model through, and the running server follows.
+
+Everything is drawn from one seed, LOOP_SEED in the environment. People say enough that the verdicts should not
+hang on it: with fewer corrections, or a reward model of two passes, PPO's gate was sometimes left open.
 """
 
 import os
@@ -27,13 +30,12 @@ from chatwright.data.starter import KINDS, _asked, _others, _prompts, _text, bad
 from chatwright.evaluate.compare import compare
 from people import crowd, questions, score, visit
 
-pytestmark = pytest.mark.matrix
-"""Four minutes, and a gate's verdict is statistical: now and then one is left open."""
+pytestmark = pytest.mark.matrix  # three minutes
 
 SHOP = [intent for intent in intents() if not intent.get("held_out")][:32]
 HELD_OUT = questions(SHOP, "held_out")
 PEOPLE = 300
-SEED = 7
+SEED = int(os.environ.get("LOOP_SEED", "7"))
 
 MODEL = {"new": {"family": "llama", "hidden": 128, "layers": 3, "heads": 4, "vocab": 1500, "max_length": 192}}
 OPTIM = {"schedule": "cosine", "warmup": 20, "weight_decay": 0.1}
@@ -54,9 +56,9 @@ PPO = [
     {"name": "fixes", "kind": "train", "objective": "sft", "data": ["corrections"], "epochs": 2, "batch": 8,
      "length": {"max_length": 128}, "optim": {"lr": 3e-4, "schedule": "linear", "warmup": 3}},
     {"name": "judge", "kind": "train", "objective": "reward_model", "from": "fixes", "data": ["votes"],
-     "epochs": 2, "batch": 16, "optim": {"lr": 2e-4, "schedule": "cosine", "warmup": 5, "weight_decay": 0.1}},
+     "epochs": 6, "batch": 32, "optim": {"lr": 3e-4, "schedule": "cosine", "warmup": 5, "weight_decay": 0.1}},
     {"name": "ppo", "kind": "rl", "method": "ppo", "from": "fixes", "data": ["failures"],
-     "reward": {"judge": 1.0}, "critic": {"from": "judge", "optim": {"lr": 5e-4}}, "steps": 48,
+     "reward": {"judge": 1.0}, "critic": {"from": "judge", "optim": {"lr": 5e-4}}, "steps": 24,
      "settings": {"kl": 0.1, "prompts": 96, "minibatch": 48, "epochs": 2, "critic_warmup": 2},
      "sampling": {"max_tokens": 48}, "optim": {"lr": 2e-4, "schedule": "linear"}},
 ]  # fmt: skip
@@ -83,18 +85,18 @@ def write_shop(folder: Path) -> None:
 
 
 def write_successors(folder: Path) -> None:
-    """The shipped recipe of a next round, and the same with PPO in place of DPO and KTO."""
+    """A recipe for each way: the shipped one's stage of that name, or PPO's, then the shipped gate."""
     shipped = resources.files("chatwright") / "assets" / "recipes" / "feedback.yaml"
-    text = shipped.read_text(encoding="utf-8")
-    content: dict[str, Any] = {**yaml.safe_load(text), "seed": SEED, "engine": {"threads": 1}}
-    (folder / "feedback.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
-    content["name"] = "shop-ppo"
+    content: dict[str, Any] = yaml.safe_load(shipped.read_text(encoding="utf-8"))
+    content |= {"seed": SEED, "engine": {"threads": 1}}
     content["data"] |= {
         "corrections": "messages:feedback/demos.jsonl", "failures": "prompts:feedback/prompts.jsonl",
     }  # fmt: skip
-    gate = next(stage for stage in content["stages"] if stage["name"] == "gate")
-    content["stages"] = [*PPO, {**gate, "model": "ppo", "answers": 32}]
-    (folder / "ppo.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    stages = {stage["name"]: stage for stage in content["stages"]}
+    for way, learn in {"dpo": [stages["dpo"]], "kto": [stages["kto"]], "ppo": PPO}.items():
+        last = {**stages["gate"], "model": way}
+        recipe = {**content, "name": f"shop-{way}", "stages": [*learn, last]}
+        (folder / f"{way}.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
 
 
 def chatwright(*words: str) -> str:
@@ -179,8 +181,7 @@ def test_what_people_said_is_exported_and_robots_are_not_heard(live):
 @pytest.mark.parametrize("way", ["dpo", "kto", "ppo"])
 def test_people_like_the_successor_better(live, way):
     first = live.fingerprint()
-    recipe = str(live.folder / ("ppo.yaml" if way == "ppo" else "feedback.yaml"))
-    said = chatwright("run", recipe, "--set", f"stages.gate.model={way}")
+    said = chatwright("run", str(live.folder / f"{way}.yaml"))
     assert "gate: promoted" in said, said
     if way == "ppo":  # the corrections alone make a better model: this part is the practice's own
         rows = read_jsonl(live.folder / "runs" / "shop-ppo" / "ppo" / "metrics.jsonl")

@@ -192,7 +192,8 @@ def oracle_kto(model, ref, rows, s):
             if row["desirable"]
             else s.get("down", 1.0) * (1 - torch.sigmoid(beta * (base - g)))
         )
-    return sum(losses) / len(losses)
+    wanted = [p for row in rows if row["desirable"] for p in of(model, row["ids"], row["mask"])]
+    return sum(losses) / len(losses) - s.get("nll", 0.0) * sum(wanted) / len(wanted)
 
 
 CASES = [
@@ -211,6 +212,7 @@ CASES = [
     ("orpo", {"weight": 0.5}, oracle_orpo),
     ("orpo", {"likelihood": "all"}, oracle_orpo),
     ("kto", {"beta": 0.3, "up": 1.3, "down": 0.6}, oracle_kto),
+    ("kto", {"beta": 0.3, "nll": 0.7}, oracle_kto),
 ]
 NAMES = [f"{name}-{'-'.join(map(str, given.values()))}" for name, given, _ in CASES]
 

@@ -136,9 +136,14 @@ class PairBatch(Batch):
 
 @dataclass(kw_only=True)
 class RatedBatch(Batch):
-    """Single answers somebody judged (KTO). `baseline` is z₀, the batch's KL estimate; it is one number."""
+    """Single answers somebody judged (KTO). `baseline` is z₀, the batch's KL estimate; it is one number.
+
+    `nll` are the weights of the likelihood term on wanted answers: scaled so that they sum to the number of
+    answers in the step, and the shared denominator makes a token mean of them.
+    """
 
     desirable: Tensor  # [B] bool
+    nll: Tensor | None = None  # [B, T]
     reference: Tensor | None = None  # [B]
     baseline: Tensor | None = None  # scalar
 

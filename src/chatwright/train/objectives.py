@@ -78,6 +78,12 @@ class KtoConfig(Config):
     beta: float = Field(0.1, gt=0, description="How strongly the policy is held to the reference.")
     up: float = Field(1.0, ge=0, description="Weight of wanted answers.")
     down: float = Field(1.0, ge=0, description="Weight of unwanted answers.")
+    nll: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the wanted answers' negative log-likelihood: unwanted ones are then not "
+        "unlearned in favour of what nobody has judged.",
+    )
 
 
 @dataclass(frozen=True)
@@ -103,6 +109,8 @@ class Objective:
         if isinstance(batch, PairBatch):
             everything = isinstance(config, OrpoConfig) and config.likelihood == "all"
             batch = replace(batch, nll=likelihood_weights(batch, everything))
+        if isinstance(batch, RatedBatch):
+            batch = replace(batch, nll=wanted_weights(batch))
         if reference is None:
             return batch
         sums = (reference(batch) * batch.mask).sum(1)
@@ -210,6 +218,15 @@ def likelihood_weights(batch: PairBatch, everything: bool) -> Tensor:
     return counted * (batch.denominator / counted.sum())
 
 
+def wanted_weights(batch: RatedBatch) -> Tensor:
+    """`nll` weights [B, T] of the wanted answers: a token mean over the step, 0 where none is wanted.
+
+    They sum to the number of answers, so that the answers' denominator makes a mean of them.
+    """
+    counted = batch.mask & batch.desirable[:, None]
+    return counted * (batch.denominator / counted.sum().clamp(min=1))
+
+
 def mean_logprobs(model: nn.Module, batch: PairBatch) -> tuple[Tensor, Tensor]:
     """(log-probabilities of all tokens that count somewhere [B, T], their mean over each answer [B])."""
     read = replace(batch, weights=(batch.mask | (batch.nll != 0)).float())
@@ -250,14 +267,20 @@ def orpo_loss(config: OrpoConfig) -> Loss:
 
 
 def kto_loss(config: KtoConfig) -> Loss:
-    """KTO."""
+    """KTO, and the optional likelihood term."""
 
     def loss(model: nn.Module, batch: RatedBatch) -> Sums:
         assert batch.reference is not None and batch.baseline is not None
-        gain = (token_logprobs(model, batch) * batch.mask).sum(1) - batch.reference
+        per_token = token_logprobs(model, batch)
+        gain = (per_token * batch.mask).sum(1) - batch.reference
         losses = preference.kto(gain, batch.desirable, batch.baseline, config.beta, config.up, config.down)
         right = torch.where(batch.desirable, gain > batch.baseline, gain < batch.baseline)
-        return losses.sum(), {"accuracy": right.sum(), "kl": batch.baseline * len(gain)}
+        total, metrics = losses.sum(), {"accuracy": right.sum(), "kl": batch.baseline * len(gain)}
+        if config.nll:
+            assert batch.nll is not None
+            likelihood = -(per_token * batch.nll).sum()
+            total, metrics["nll"] = total + config.nll * likelihood, likelihood
+        return total, metrics
 
     return loss
 
