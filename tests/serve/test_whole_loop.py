@@ -1,8 +1,8 @@
 """The whole loop, with nothing in between: a model is served, 300 people use it, what they said is exported,
 three ways to learn from it are tried, a gate lets the better model through, and the running server follows.
 
-Everything is drawn from one seed, LOOP_SEED in the environment. People say enough that the verdicts should not
-hang on it: with fewer corrections, or a reward model of two passes, PPO's gate was sometimes left open.
+Everything is drawn from one seed, LOOP_SEED in the environment. People say enough that the verdicts should
+not hang on it: with fewer corrections, or a reward model of two passes, PPO's gate was sometimes left open.
 """
 
 import os

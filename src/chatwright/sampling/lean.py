@@ -21,7 +21,7 @@ GROUP = 64
 """On a CPU attention runs over at most so many slots at once, up to the longest of them …"""
 
 PIECE = 6_400_000
-"""… and over about so many bytes: larger pieces read more beyond their rows' ends, smaller ones cost calls."""
+"""… and over about so many bytes: larger ones read more beyond their rows' ends, smaller ones cost calls."""
 
 
 PROVE_EVERY = 50
