@@ -31,6 +31,8 @@ from tiny import tiny_lm, tiny_scalar
 STEPS = 20
 COMPARED = ("kl", "loss", "grad_norm", "ptx/loss", "critic/loss", "critic/grad_norm", "lr")
 LOSSES = (*CASES, "reward", "ppo", "grpo")
+PARTS = {"reward": 0.5}
+"""How large the parts of a loss are that cancel in it, where not a tenth: a reward model's values."""
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
 """Small parameters are spread too; by default DeepSpeed keeps them whole."""
 KINDS = {
@@ -165,7 +167,8 @@ def test_one_curve_on_two_processes_under_every_engine(tmp_path):
     wanted = {loss: curve({"engine": {"kind": "torch"}, "loss": loss}) for loss in LOSSES}
     found = together("engine/test_ranks.py:curves", cases, tmp_path, seconds=800)
     for name, one in found.items():
-        same(one, wanted[cases[name]["loss"]])
+        loss = cases[name]["loss"]
+        same(one, wanted[loss], part=PARTS.get(loss, 0.1))
 
 
 @pytest.mark.slow  # two processes, twice

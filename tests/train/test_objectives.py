@@ -15,9 +15,12 @@ from chatwright.core.types import Demo, Message, Pair, Prompt, Rated, Text
 from chatwright.data.batches import LengthConfig, collate_demos, collate_pairs, collate_rated, encode
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.torch_engine import Frozen, TorchEngine
+from chatwright.models import products
 from chatwright.models.heads import scalar_model
 from chatwright.models.load import save_model
+from chatwright.models.products import has_onednn
 from chatwright.models.readout import token_logprobs
+from chatwright.models.vocabulary import VocabularyHead
 from chatwright.recipe.schema import TrainStage
 from chatwright.train.loop import fit
 from chatwright.train.objectives import OBJECTIVES, mismatched, mismatched_kl
@@ -284,17 +287,27 @@ def test_the_policy_that_is_its_own_reference_has_gained_nothing(name):
     assert abs(float(metrics["kl" if name == "kto" else "margin"].detach())) < 1e-5
 
 
-def test_nobody_asks_for_what_prompts_say():
+@pytest.mark.parametrize("onednn", [False, True])
+def test_nobody_asks_for_what_prompts_say(onednn, monkeypatch):
     """Only trained columns are read: other log-probabilities are 0, and no gradient reaches their logits."""
+    if onednn and not has_onednn():
+        pytest.skip("torch was built without oneDNN")
+    monkeypatch.setattr(products, "onednn_is_faster", lambda: onednn)
+    multiplied = VocabularyHead.__call__
     for name, given_, _ in CASES:
         if OBJECTIVES[name].scalar or given_.get("likelihood") == "all":
             continue
         model, seen = tiny_lm(), []
         batch, loss = prepared(name, given_, model)
-        hook = model.lm_head.register_forward_hook(lambda *a, seen=seen: seen.append(a[2].shape[0]))
+
+        def count(head, states, seen=seen):
+            seen.append(len(states))
+            return multiplied(head, states)
+
+        monkeypatch.setattr(VocabularyHead, "__call__", count)
         loss(model, batch)
-        hook.remove()
-        assert sum(seen) == int(batch.mask.sum()), name
+        trained = int(batch.mask.sum())
+        assert sum(seen) == trained + products.filler(trained), name
 
 
 def test_metrics_are_sums_over_pairs():
