@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,9 +16,26 @@ from chatwright.core.memory import available
 STEP = 64
 """A row's room is a multiple of so many tokens."""
 
+BLOCK = 16
+"""Slots side by side of which attention reads as far as the longest row among them goes."""
+
+ALL = slice(None)
+
+
+class Piece(NamedTuple):
+    """The slots first … last-1 of a page."""
+
+    page: int
+    first: int
+    last: int
+
 
 class Cache:
-    """One tensor [layer, key or value, slot, head, token, dim]; the slots 0 … used-1 belong to running rows.
+    """One tensor [layer, key or value, page, slot, head, place, dim]: a row's token t lies in page
+    t // places at t % places. The slots 0 … used-1 belong to running rows.
+
+    On a CPU a page has STEP places, so that a step reads whole pages from end to end: from memory that is
+    twice as fast as reading the beginning of every row. Elsewhere one page holds the longest row.
 
     It grows as rows come, up to `budget` bytes, and all slots have the same room, that of the longest row. So
     a long request leaves room for fewer rows while it runs. The memory goes back when nothing runs.
@@ -27,18 +46,24 @@ class Cache:
     ) -> None:
         self.layers, self.heads, self.dim = layers, heads, dim
         self.dtype, self.device, self.budget = dtype, device, budget
+        self.paged = device.type == "cpu"
         self.token_bytes = layers * 2 * heads * dim * dtype.itemsize
         self.used, self.data = 0, self._zeros(0, 0)
 
     @property
     def rows(self) -> int:
         """Slots there are now."""
-        return self.data.size(2)
+        return self.data.size(3)
+
+    @property
+    def places(self) -> int:
+        """Tokens of a row in a page."""
+        return self.data.size(5)
 
     @property
     def room(self) -> int:
         """Tokens a slot holds."""
-        return self.data.size(4)
+        return self.data.size(2) * self.places
 
     def most_rows(self, room: int) -> int:
         """How many rows of so many tokens the budget allows."""
@@ -49,10 +74,10 @@ class Cache:
         if rows <= self.rows and room <= self.room:
             return
         rows, room = max(rows, self.rows), max(_rounded(room), self.room)
-        old, kept = self.data, self.used
+        old, kept, pages, width = self.data, self.used, self.pages(tokens), min(tokens, self.places)
         self.data = self._zeros(rows, room)
         if kept:
-            self.data[:, :, :kept, :, :tokens] = old[:, :, :kept, :, :tokens]
+            self.data[:, :, :pages, :kept, :, :width] = old[:, :, :pages, :kept, :, :width]
 
     def release(self) -> None:
         """Give the memory back; only when no row runs."""
@@ -61,14 +86,48 @@ class Cache:
 
     def move(self, source: int, target: int, tokens: int) -> None:
         """Put a row into another slot."""
-        self.data[:, :, target, :, :tokens] = self.data[:, :, source, :, :tokens]
+        pages, width = self.pages(tokens), min(tokens, self.places)
+        self.data[:, :, :pages, target, :, :width] = self.data[:, :, :pages, source, :, :width]
+
+    def read(self, slots: Tensor, tokens: int, layers: slice = ALL) -> Tensor:
+        """A copy of the first tokens' keys and values, [layer, 2, slots, head, tokens, dim]."""
+        data = self.data[layers, :, : self.pages(tokens), :, :, : min(tokens, self.places)]
+        found = data.index_select(3, slots).permute(0, 1, 3, 4, 2, 5, 6)
+        return found.flatten(4, 5)[..., :tokens, :]
+
+    def write(self, slots: Tensor, start: int, found: Tensor, layers: slice = ALL) -> None:
+        """Put keys and values [layer, 2, slots, head, tokens, dim] where their tokens begin at `start`."""
+        end, size = start + found.size(-2), self.places
+        for page in range(start // size, self.pages(end)):
+            a, b, low = max(start, page * size), min(end, page * size + size), page * size
+            self.data[layers, :, page, slots, :, a - low : b - low] = found[..., a - start : b - start, :]
+
+    def pages(self, tokens: int) -> int:
+        """How many pages hold the first tokens."""
+        return -(-tokens // self.places) if tokens else 0
+
+    def pieces(self, lengths: Sequence[int]) -> list[Piece]:
+        """What attention reads of rows that are so long: of every page those blocks of slots in which a row
+        reaches it.
+        """
+        tops = [max(lengths[a : a + BLOCK]) for a in range(0, len(lengths), BLOCK)]
+        found = []
+        for page in range(self.pages(max(tops))):
+            reaching = [i for i, top in enumerate(tops) if top > page * self.places]
+            for _, run in groupby(enumerate(reaching), lambda pair: pair[1] - pair[0]):
+                blocks = [block for _, block in run]
+                last = min((blocks[-1] + 1) * BLOCK, len(lengths))
+                found.append(Piece(page, blocks[0] * BLOCK, last))
+        return found
 
     def _zeros(self, rows: int, room: int) -> Tensor:
         """Zeros, for what is not a number must not reach a masked place; on a CPU the system hands out zeroed
         pages when they are first touched, so what is not used costs nothing.
         """
-        shape = (self.layers, 2, rows, self.heads, room, self.dim)
-        if self.device.type == "cpu" and self.dtype == torch.float32:
+        places = STEP if self.paged else room
+        pages = room // places if places else 1
+        shape = (self.layers, 2, pages, rows, self.heads, places, self.dim)
+        if self.paged and self.dtype == torch.float32:
             return torch.from_numpy(np.zeros(shape, np.float32))
         return torch.zeros(shape, dtype=self.dtype, device=self.device)
 

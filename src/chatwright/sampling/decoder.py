@@ -16,11 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from chatwright.models.products import filled, has_onednn, multiply
-from chatwright.sampling.cache import Cache
+from chatwright.sampling.cache import Cache, Piece
 from chatwright.sampling.families import Block, Norm, Projection, Spec
-
-Group = tuple[int, int, int]
-"""Slots first … last-1, of which attention reads so many tokens."""
 
 
 class Matrix:
@@ -85,25 +82,38 @@ class Decoder:
         found = [x.data_ptr() for matrix in (*matrices, self.head) for x in matrix.tensors()]
         return [*found, self.cos.data_ptr()]
 
-    def decode(self, ids: Tensor, positions: Tensor, cache: Cache, groups: Sequence[Group]) -> Tensor:
-        """Logits [rows, V] after one token each of the rows in slots 0 … rows-1, at `positions` [rows]."""
-        s, rows = self.spec, torch.arange(len(ids), device=ids.device)
-        masks = [
-            torch.where(torch.arange(n, device=ids.device) <= positions[a:b, None], 0.0, -torch.inf)[
-                :, None, None
-            ].to(cache.dtype)
-            for a, b, n in groups
-        ]
+    def decode(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        cache: Cache,
+        longest: int,
+        pieces: Sequence[Piece] | None = None,
+    ) -> Tensor:
+        """Logits [rows, V] after one token each of the rows in slots 0 … rows-1, at `positions` [rows];
+        the longest row has so many tokens with it. `pieces` are what rows reach of the cache, by default all.
+        """
+        s, count = self.spec, len(ids)
+        rows, page, place = (
+            torch.arange(count, device=ids.device),
+            positions // cache.places,
+            positions % cache.places,
+        )
+        if cache.paged:
+            longest = cache.pages(longest) * cache.places
+            pieces = pieces or cache.pieces([longest] * count)
+        seen = torch.arange(longest, device=ids.device) <= positions[:, None]
+        mask = torch.where(seen, 0.0, -torch.inf)[:, None, None].to(cache.dtype)
 
         def attend(i: int, qkv: Tensor) -> Tensor:
             data = cache.data[i]
-            data[:, rows, :, positions] = qkv[:, s.heads :].reshape(-1, 2, s.kv_heads, s.dim)
-            found = []
-            for (a, b, n), mask in zip(groups, masks, strict=True):
-                # the queries that share a key head stand as so many positions: nothing is repeated
-                query = qkv[a:b, : s.heads].reshape(b - a, s.kv_heads, -1, s.dim)
-                found.append(_attend(query, data[:, a:b, :, :n], mask))
-            return found[0] if len(found) == 1 else torch.cat(found)
+            data[:, page, rows, :, place] = qkv[:, s.heads :].reshape(-1, 2, s.kv_heads, s.dim)
+            # the queries that share a key head stand as so many positions: nothing is repeated
+            query = qkv[:, : s.heads].reshape(count, s.kv_heads, -1, s.dim)
+            if pieces:
+                return _attend(query, data, mask, pieces)
+            key, value = data[:, 0, :count, :, :longest]
+            return F.scaled_dot_product_attention(query, key, value, mask).flatten(1)
 
         return self._logits(self._layers(ids, positions, attend))
 
@@ -118,12 +128,11 @@ class Decoder:
         seen = torch.ones(width, start + width, dtype=torch.bool, device=ids.device).tril(start)
 
         def attend(i: int, qkv: Tensor) -> Tensor:
-            data = cache.data[i]
             query, key, value = torch.split(qkv.transpose(1, 2), [s.heads, s.kv_heads, s.kv_heads], 1)
-            data[0, slots, :, start : start + width] = key
-            data[1, slots, :, start : start + width] = value
+            layer = slice(i, i + 1)
+            cache.write(slots, start, torch.stack([key, value])[None], layer)
             if start:
-                key, value = data[0, slots, :, : start + width], data[1, slots, :, : start + width]
+                key, value = cache.read(slots, start + width, layer)[0]
             if s.kv_heads < s.heads:
                 key, value = (x.repeat_interleave(s.heads // s.kv_heads, 1) for x in (key, value))
             mask = seen if start else None
@@ -189,20 +198,28 @@ class Decoder:
         self.cos, self.sin = cos[0], torch.cat([-sin[0, :, :half], sin[0, :, half:]], -1)
 
 
-def _attend(query: Tensor, data: Tensor, mask: Tensor) -> Tensor:
-    """Attention of one step, [rows, heads × dim]; `query` [rows, kv heads, queries, dim], `data` [2, rows,
-    kv heads, tokens, dim] are keys and values.
+def _attend(query: Tensor, data: Tensor, mask: Tensor, pieces: Sequence[Piece]) -> Tensor:
+    """Attention of one step, [rows, heads × dim]; `query` [rows, kv heads, queries, dim], `data` [2, page,
+    slot, kv head, place, dim] are keys and values, `mask` [rows, 1, 1, tokens] is added to the scores.
 
-    On a CPU a step is bound by reading the cache, which the product of keys with a column reads in order.
+    A step is bound by reading the cache: each product reads the keys or values of a piece from end to end.
     """
-    if query.device.type != "cpu":
-        return F.scaled_dot_product_attention(query, data[0], data[1], mask).flatten(1)
     rows, heads, queries, dim = query.shape
-    key, value = data.flatten(1, 2)
+    places = data.size(-2)
     columns = (query.reshape(rows * heads, queries, dim) * dim**-0.5).transpose(1, 2)
-    scores = torch.bmm(key, columns).view(rows, heads, -1, queries).transpose(2, 3)
-    share = (scores + mask).softmax(-1)
-    return torch.bmm(share.view(rows * heads, queries, -1), value).view(rows, -1)
+    scores = query.new_full((rows * heads, queries, mask.size(-1)), -torch.inf)
+    parts = [
+        (page, slice(a, b), slice(a * heads, b * heads), slice(page * places, (page + 1) * places))
+        for page, a, b in pieces
+    ]
+    for page, slots, some, tokens in parts:
+        key = data[0, page, slots].flatten(0, 1)
+        scores[some, :, tokens] = torch.bmm(key, columns[some]).transpose(1, 2)
+    share = (scores.view(rows, heads, queries, -1) + mask).softmax(-1).view_as(scores)
+    found = query.new_zeros(rows * heads, queries, dim)
+    for page, slots, some, tokens in parts:
+        found[some].baddbmm_(share[some, :, tokens], data[1, page, slots].flatten(0, 1))
+    return found.view(rows, -1)
 
 
 def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> None:

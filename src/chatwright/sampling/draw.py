@@ -27,6 +27,7 @@ def draw(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
     if any(t != 1 for t in temperatures):
         plain = logits.logsumexp(-1)
         logits /= scale[:, None]
+    held = _withhold(logits, rows)
     shaped = [i for i, row in enumerate(rows) if is_shaped(row)]
     if shaped:
         index = torch.tensor(shaped, device=device)
@@ -34,24 +35,40 @@ def draw(logits: Tensor, rows: Sequence[Row]) -> list[Token]:
     greedy = torch.tensor([row.config.temperature == 0 for row in rows], device=device)
     u = torch.tensor([row.uniform() for row in rows], dtype=torch.float64, device=device)
     if len(shaped) == len(rows):
-        tokens, total = pick(kept, u, greedy)
-        sampled = kept.gather(1, tokens[:, None]).squeeze(1) - total
+        tokens, kept_total = pick(kept, u, greedy)
         total = logits.logsumexp(-1)
     else:
         tokens, total = pick(logits, u, greedy)
-        sampled = None
         if shaped:
             tokens[index], kept_total = pick(kept, u[index], greedy[index])
     chosen = logits.gather(1, tokens[:, None]).squeeze(1)
+    sampled = chosen - total
+    if shaped:
+        sampled[index] = (kept.gather(1, tokens[index, None]).squeeze(1) - kept_total).to(sampled.dtype)
+    for some, ends, values in held:  # they belong to the distribution that was not sampled from
+        logits[some[:, None], ends] = values
+        total = total.index_put((some,), torch.logaddexp(total[some], values.logsumexp(-1).to(total.dtype)))
     logprobs = chosen - total
-    if sampled is None:
-        sampled = logprobs.clone()
-        if shaped:
-            sampled[index] = (kept.gather(1, tokens[index, None]).squeeze(1) - kept_total).to(sampled.dtype)
     untempered = logprobs if plain is None else chosen * scale - plain
     found = torch.stack([x.double() for x in (tokens, logprobs, sampled, untempered)], 1).tolist()
     tops = likeliest(logits, total, rows)
     return [Token(int(t), a, tops.get(i, ()), b, c) for i, (t, a, b, c) in enumerate(found)]
+
+
+def _withhold(logits: Tensor, rows: Sequence[Row]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Take the end of turn from rows that are shorter than their least length: rows, tokens, and what their
+    logits [rows, tokens] were.
+    """
+    early: dict[frozenset[int], list[int]] = {}
+    for i, row in enumerate(rows):
+        if len(row.ids) < row.config.min_tokens:
+            early.setdefault(row.stops, []).append(i)
+    found = []
+    for stops, places in early.items():
+        some, ends = (torch.tensor(x, device=logits.device) for x in (places, sorted(stops)))
+        found.append((some, ends, logits[some[:, None], ends]))
+        logits[some[:, None], ends] = -torch.inf
+    return found
 
 
 def pick(logits: Tensor, u: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,7 +103,7 @@ def _first_above(cumulative: Tensor, target: Tensor) -> Tensor:
 
 
 def is_shaped(row: Row) -> bool:
-    """Is anything but the temperature to be applied to the next token's logits?"""
+    """Is anything but the temperature and the least length to be applied to the next token's logits?"""
     c = row.config
     return bool(
         c.top_k
@@ -94,7 +111,6 @@ def is_shaped(row: Row) -> bool:
         or c.min_p
         or c.repetition_penalty != 1
         or c.logit_bias
-        or len(row.ids) < c.min_tokens
         or row.request.constraint is not None
     )
 
@@ -116,7 +132,7 @@ def shape(logits: Tensor, rows: Sequence[Row]) -> Tensor:
 
 
 def _move(logits: Tensor, row: Row) -> None:
-    """What is a row's own: bias, penalty, least length, grammar; in place."""
+    """What is a row's own: bias, penalty, grammar; in place."""
     c = row.config
     if c.logit_bias:
         ids = torch.tensor(list(c.logit_bias), device=logits.device)
@@ -126,8 +142,6 @@ def _move(logits: Tensor, row: Row) -> None:
         said = torch.tensor(sorted({*row.request.prompt_ids, *row.ids}), device=logits.device)
         value = logits[said]
         logits[said] = torch.where(value > 0, value / c.repetition_penalty, value * c.repetition_penalty)
-    if len(row.ids) < c.min_tokens:
-        logits[torch.tensor(sorted(row.stops), device=logits.device)] = -torch.inf
     if row.request.constraint is not None:
         logits.masked_fill_(~row.request.constraint.allowed(row.ids).to(logits.device), -torch.inf)
 

@@ -38,7 +38,7 @@ class Graphs:
         self._address = 0
 
     def decode(self, ids: Tensor, positions: Tensor, longest: int) -> Tensor:
-        """As Decoder.decode over one group; the result is overwritten by the next call."""
+        """As Decoder.decode; the result is overwritten by the next call."""
         if self.cache.data.data_ptr() != self._address:  # the cache has moved: what was recorded is void
             self._recorded.clear()
             self._address = self.cache.data.data_ptr()
@@ -61,9 +61,7 @@ class Graphs:
         """The buffers hold the real step while it is recorded, so running it more than once does no harm."""
         own_ids, own_positions = ids.new_zeros(rows), positions.new_zeros(rows)
         own_ids[: len(ids)], own_positions[: len(ids)] = ids, positions
-        replay = self.record(
-            lambda: self.decoder.decode(own_ids, own_positions, self.cache, [(0, rows, length)])
-        )
+        replay = self.record(lambda: self.decoder.decode(own_ids, own_positions, self.cache, length))
         step = self._recorded[rows, length] = _Recorded(own_ids, own_positions, replay)
         return step
 

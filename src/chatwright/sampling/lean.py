@@ -10,19 +10,12 @@ import torch
 from torch import Tensor
 
 from chatwright.core.types import ChatwrightError
-from chatwright.sampling.cache import Cache, Prefixes
-from chatwright.sampling.decoder import Decoder, Group, can_pack
+from chatwright.sampling.cache import BLOCK, Cache, Prefixes
+from chatwright.sampling.decoder import Decoder, can_pack
 from chatwright.sampling.families import Spec
 from chatwright.sampling.graphs import Graphs, cuda_recorder, row_bucket
 from chatwright.sampling.proof import prove
 from chatwright.sampling.row import Row
-
-GROUP = 64
-"""On a CPU attention runs over at most so many slots at once, up to the longest of them …"""
-
-PIECE = 6_400_000
-"""… and over about so many bytes: larger ones read more beyond their rows' ends, smaller ones cost calls."""
-
 
 PROVE_EVERY = 50
 """So many publishes lie between two proofs that the decoder is the module."""
@@ -38,7 +31,6 @@ class Lean:
         self.cache = Cache(
             len(spec.blocks), spec.kv_heads, spec.dim, weight.dtype, weight.device, budget * 3 // 4
         )
-        self.layer_bytes = self.cache.token_bytes // len(spec.blocks)
         self.prefixes = Prefixes(budget // 4)
         self.decoder = Decoder(spec, can_pack(model))
         self.rows: list[Row | None] = []
@@ -137,7 +129,8 @@ class Lean:
         if self.graphs:
             logits = self.graphs.decode(ids, positions, max(lengths))
         else:
-            logits = self.decoder.decode(ids, positions, self.cache, groups(lengths, self.layer_bytes))
+            pieces = self.cache.pieces(lengths) if self.cache.paged else None
+            logits = self.decoder.decode(ids, positions, self.cache, max(lengths), pieces)
         if self.filled:
             ready = [i for i, row in enumerate(rows) if row.number not in self.filled]
             rows, logits = [rows[i] for i in ready], logits[torch.tensor(ready, device=self.device).long()]
@@ -149,7 +142,9 @@ class Lean:
             if row is not None and any(row is one for one in rows):
                 if row.keep and row.ids:
                     known = (*row.request.prompt_ids, *row.ids[:-1])
-                    self.prefixes.keep(known, self.cache.data[:, :, slot, :, : len(known)])
+                    self.prefixes.keep(
+                        known, self.cache.read(torch.tensor([slot], device=self.device), len(known))[:, :, 0]
+                    )
                 self.rows[slot] = None
                 self.filled.pop(row.number, None)
         self.families = [kept for family in self.families if (kept := [r for r in family if r in self.rows])]
@@ -195,8 +190,8 @@ class Lean:
         return slot
 
     def _height(self, slot: int) -> int:
-        first = slot // GROUP * GROUP
-        return max((row.length for row in self.rows[first : first + GROUP] if row), default=0)
+        first = slot // BLOCK * BLOCK
+        return max((row.length for row in self.rows[first : first + BLOCK] if row), default=0)
 
     def _recall(self, row: Row, slot: int) -> int:
         """Fetch what is known of a prompt's beginning; how many tokens that is (never all: the last one is
@@ -207,7 +202,7 @@ class Lean:
         known, data = self.prefixes.find(row.request.prompt_ids[:-1])
         if known < 8 or data is None:
             return 0
-        self.cache.data[:, :, slot, :, :known] = data
+        self.cache.write(torch.tensor([slot], device=self.device), 0, data[:, :, None])
         return known
 
     def _run(self, prompts: Sequence[Sequence[int]], start: int, slots: Sequence[int]) -> Tensor:
@@ -225,14 +220,3 @@ class Lean:
                 self.cache.move(len(self.rows), hole, last.length)
                 self.rows[hole] = last
         self.cache.used = len(self.rows)
-
-
-def groups(lengths: Sequence[int], token_bytes: int) -> list[Group]:
-    """Slots in blocks whose keys and values (`token_bytes` a token and layer) are about PIECE together, each
-    with the length of its longest row.
-    """
-    mean = sum(lengths) / len(lengths)
-    size = max(1, min(GROUP, int(PIECE / (token_bytes * mean))))
-    return [
-        (a, min(a + size, len(lengths)), max(lengths[a : a + size])) for a in range(0, len(lengths), size)
-    ]

@@ -204,7 +204,10 @@ class LocalSampler:
             return grown
 
     def _joining(self) -> list[Row]:
-        """Waiting rows for which there is room, their prompts within the token budget (one always goes)."""
+        """Waiting rows for which there is room, their prompts within the token budget (one always goes).
+
+        They come by length, for attention reads as far as the longest of some neighbours goes.
+        """
         rows = list(self._queue)[: self.runner.fits(self._queue)]
         taken: list[Row] = []
         tokens = 0
@@ -214,7 +217,7 @@ class LocalSampler:
             if taken and tokens > self.prefill_tokens:
                 break
             taken.append(self._queue.popleft())
-        return taken
+        return sorted(taken, key=lambda row: len(row.request.prompt_ids))
 
     def _extend(self, rows: list[Row], logits: Tensor) -> list[Row]:
         for row, token in zip(rows, draw(logits, rows), strict=True):

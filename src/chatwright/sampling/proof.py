@@ -37,7 +37,7 @@ def prove(model: Any, decoder: Decoder) -> None:
     for step in range(ANSWER):
         at = lengths + step
         token = ids.gather(1, at[:, None]).squeeze(1)
-        logits.append(decoder.decode(token, at, cache, [(0, 2, int(at.max()) + 1)]))
+        logits.append(decoder.decode(token, at, cache, int(at.max()) + 1))
     for row, length in enumerate(lengths.tolist()):
         wanted = model(input_ids=ids[row : row + 1, : length + ANSWER], output_hidden_states=True)
         for i, hidden in enumerate(trace[:-1]):
