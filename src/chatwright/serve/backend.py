@@ -64,6 +64,11 @@ class Piece(NamedTuple):
     end: End | None = None
     logprobs: tuple[Logprob, ...] = ()
 
+    def then(self, after: Piece) -> Piece:
+        """Both as one."""
+        text, tokens = self.text + after.text, self.tokens + after.tokens
+        return Piece(self.choice, text, tokens, after.end, self.logprobs + after.logprobs)
+
 
 @dataclass(eq=False)
 class Answering:
@@ -84,9 +89,13 @@ class Answering:
     _waiter: asyncio.Future[None] | None = None
 
     def put(self, piece: Piece) -> None:
-        """Something happened."""
+        """Something happened; what was not fetched before goes out with it, as one piece."""
         if not self.over:
-            self._news.append(piece)
+            before = self._news[-1] if self._news else None
+            if before and before.choice == piece.choice:
+                self._news[-1] = before.then(piece)
+            else:
+                self._news.append(piece)
             self._ended += piece.end is not None
             self.over = self._ended == self.n
             if self.over:
