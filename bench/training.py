@@ -337,16 +337,16 @@ def growth(shapes: Callable[[bool], Sequence[tuple[float, Rows, dict[str, Any]]]
     return curve
 
 
-def even(count: int, prompt: int, answer: int) -> Rows:
+def even(count: int, prompt: int, answer: int, seed: int = 0) -> Rows:
     """Rows of one shape, all different."""
-    made = torch.randint(10, 5000, (count, prompt + answer), generator=torch.Generator().manual_seed(0))
+    made = torch.randint(10, 5000, (count, prompt + answer), generator=torch.Generator().manual_seed(seed))
     return [{"ids": row, "mask": [0] * prompt + [1] * answer} for row in made.tolist()]
 
 
 def uneven(count: int, spread: float) -> Rows:
     """Rows of 256 tokens on average, from 256 · (1 − spread) to 256 · (1 + spread)."""
     sizes = torch.linspace(256 * (1 - spread), 256 * (1 + spread), count).int().tolist()
-    return [even(1, max(2, n // 2), max(1, n - n // 2))[0] for n in sizes]
+    return [even(1, max(2, n // 2), max(1, n - n // 2), seed)[0] for seed, n in enumerate(sizes)]
 
 
 def some(quick: bool, *points: float) -> Sequence[Any]:
