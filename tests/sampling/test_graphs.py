@@ -48,3 +48,15 @@ def test_the_result_does_not_depend_on_what_a_longer_batch_left_behind():
         all_rows = graphs.decode(ids, at, 1).clone()
         three = graphs.decode(ids[:3], at[:3], 1).clone()
     torch.testing.assert_close(all_rows[:3], three)
+
+
+def test_a_page_for_each_row_as_on_a_gpu_gives_the_same_answers():
+    config = SamplingConfig(max_tokens=70, min_tokens=70)  # beyond the first page of a CPU
+    requests = [Request(tiny_prompt(n, 5 + n), config, n) for n in range(5)]
+    wanted = drawn(LocalSampler(tiny_lm(), tiny_template(), max_rows=3), requests)
+    sampler = LocalSampler(tiny_lm(), tiny_template(), max_rows=3)
+    sampler.runner.cache.paged = False
+    sampler.runner.cache.release()
+    found = drawn(sampler, requests)
+    assert [[t.id for t in row] for row in found] == [[t.id for t in row] for row in wanted]
+    assert sampler.runner.cache.data.size(2) == 1
