@@ -17,8 +17,10 @@ from chatwright.engine.deepspeed_engine import configuration
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.share import portion
 from chatwright.engine.torch_engine import Frozen
+from chatwright.models import vocabulary
 from chatwright.models.lora import LoraConfig, adapter_off, add_lora
 from chatwright.models.readout import token_logprobs, token_values
+from chatwright.models.vocabulary import CHUNK_ELEMENTS
 from chatwright.rl.config import RLConfig
 from chatwright.rl.methods import METHODS, resolve
 from chatwright.rl.policy_gradient import PolicyGradient
@@ -63,6 +65,7 @@ MORE = {
 def engine(case, model):
     config = EngineConfig(**{"device": "cpu", **case["engine"]})
     model = model.to(getattr(torch, config.dtype))
+    model.config.final_logit_softcapping = case.get("cap")
     if case.get("lora"):
         model = add_lora(model, LoraConfig(rank=4), 0, scalar=hasattr(model, "score"))
     optim = OptimConfig(
@@ -78,7 +81,7 @@ def supervised(case):
     e = engine(case, tiny_scalar() if scalar else tiny_lm(**case.get("shape", {})))
     if case["loss"] not in OBJECTIVES or case["loss"] in CASES:
         make, loss = (pairs, reward_loss(RewardConfig())) if scalar else CASES[case["loss"]]
-        return e, lambda step: e.step(make(seed=step), loss)
+        return e, lambda step: e.step(make(seed=step, **case.get("rows", {})), loss)
     objective, make = OBJECTIVES[case["loss"]], {"kto": rated, "pretrain": demos}.get(case["loss"], pairs)
     settings, reference = objective.config(), reference_of(e, case)
 
@@ -127,6 +130,7 @@ def practised(case):
 def curve(case):
     """Metrics of the steps up to `until`, from a saved state where one is named."""
     torch.set_num_threads(1)
+    vocabulary.CHUNK_ELEMENTS = case.get("chunk", CHUNK_ELEMENTS)
     e, take = (practised if case["loss"] in METHODS else supervised)(case)
     if "load" in case:
         e.load(Path(case["load"]))
@@ -169,6 +173,33 @@ def test_one_curve_on_two_processes_under_every_engine(tmp_path):
     for name, one in found.items():
         loss = cases[name]["loss"]
         same(one, wanted[loss], part=PARTS.get(loss, 0.1))
+
+
+@pytest.mark.slow  # two processes
+@pytest.mark.timeout(400)
+def test_ranks_may_have_unlike_numbers_of_chunks_of_logits(tmp_path):
+    """Under ZeRO-3 a chunk must not be a call, or the rank with more of them waits for the other for ever."""
+    spread = {"zero_optimization": {**SPREAD["zero_optimization"], "stage3_max_live_parameters": 0}}
+    engines = {"zero-3": {**KINDS["zero-3"], "deepspeed": spread}, "ddp": KINDS["ddp"]}
+    work = {
+        "a sum": {"loss": "sft"},
+        "untied": {"loss": "sft", "shape": {"tie": False}},
+        "by token": {"loss": "dpo"},
+        "capped": {"loss": "sft", "cap": 20.0},
+        "policy and critic": {"loss": "ppo"},
+        "rows without an answer": {
+            "loss": "sft", "shape": {"tie": False}, "rows": {"lengths": [30, 2, 2, 7, 2]}, "tokens": 1,
+        },
+    }  # fmt: skip
+    cases = {
+        f"{kind}, {name}": case | {"engine": settings, "chunk": 5 * 400, "until": 5}
+        for name, case in work.items()
+        for kind, settings in engines.items()
+    }
+    found = together("engine/test_ranks.py:curves", cases, tmp_path, seconds=200)
+    for name, case in cases.items():
+        wanted = curve(case | {"engine": {"kind": "torch"}, "chunk": CHUNK_ELEMENTS})
+        same(found[name], wanted, part=1.0 if case["loss"] in METHODS else 0.1)
 
 
 @pytest.mark.slow  # two processes, twice

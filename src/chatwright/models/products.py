@@ -88,7 +88,7 @@ def back(grad: Tensor, weight: Tensor) -> Tensor:
 
 def outer(grad: Tensor, x: Tensor) -> Tensor:
     """gradᵀ x: the gradient of a projection's weight, [out, in]."""
-    if not wide(grad, x):
+    if not wide(grad, x) or not len(x):  # oneDNN knows no sum of nothing
         return grad.t() @ x
     if grad.size(1) > x.size(1):  # the narrower side first is the faster order
         return multiply(x.t(), grad.t()).t()

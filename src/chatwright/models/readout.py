@@ -64,8 +64,6 @@ def _stats(model: nn.Module, batch: Batch, temperature: float, entropy: bool) ->
     row, column = trained_places(batch)
     states = states_at(model, batch, row, column - 1)
     empty = torch.zeros(batch.ids.shape, dtype=torch.float32, device=batch.ids.device)
-    if not len(row):
-        return TokenStats(empty + 0 * states.sum(), empty)
     found = read_out(head, states, batch.ids[row, column], entropy)
     return TokenStats(*(empty.index_put((row, column), values) for values in found))
 
@@ -75,8 +73,6 @@ def summed_logprobs(model: nn.Module, batch: Batch) -> Tensor:
     head = VocabularyHead(plain(model), 1.0)
     row, column = trained_places(batch)
     states = states_at(model, batch, row, column - 1)
-    if not len(row):
-        return 0 * states.sum().float()
     return weighted_sum(head, states, batch.ids[row, column], batch.weights[row, column])
 
 

@@ -4,10 +4,13 @@ States meet the vocabulary in chunks of tokens. Two readings: per token (`read_o
 makes each chunk's logits again, and a weighted sum (`weighted_sum`), whose gradient is known up to a factor
 while the chunk is there, so that nothing is made twice. Both write their gradients by hand for a plain
 linear head; any other (softcapped, adapted, biased) goes through autograd chunk by chunk, with equal results.
+Both are one call of the head, however many chunks there are.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,7 +33,8 @@ class VocabularyHead:
             raise ValueError("log-probabilities need a temperature above 0")
         config = model.config.get_text_config()
         self.project = model.get_output_embeddings()
-        self.vocabulary = int(self.project.weight.shape[0])
+        weight = self.project.weight
+        self.vocabulary = int(getattr(weight, "ds_shape", weight.shape)[0])
         self.cap = getattr(config, "final_logit_softcapping", None)
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
         self.scale, self.temperature = float(scale), temperature
@@ -42,9 +46,18 @@ class VocabularyHead:
         Not in float16: gradients made before the loss is scaled would fall below its smallest number.
         """
         project = self.project
-        whole = not hasattr(project.weight, "ds_id")
-        usual = type(project) is nn.Linear and project.bias is None and not self.cap
-        return usual and whole and project.weight.dtype != torch.float16
+        usual = self.linear and project.bias is None and not self.cap
+        return usual and project.weight.dtype != torch.float16
+
+    @property
+    def linear(self) -> bool:
+        """Is the head a matrix, perhaps with a bias, and nothing inside it?"""
+        return type(self.project) is nn.Linear
+
+    @property
+    def spread(self) -> bool:
+        """Does each rank hold a part of the head (ZeRO's third stage)?"""
+        return hasattr(self.project.weight, "ds_id")
 
     @property
     def factor(self) -> float:
@@ -53,13 +66,32 @@ class VocabularyHead:
 
     @property
     def rows(self) -> int:
-        """Tokens in a chunk."""
+        """Tokens in a chunk; all of them where chunks would be calls that ranks must make alike."""
+        if self.spread and not self.linear:
+            return 1 << 62
         return max(1, CHUNK_ELEMENTS // self.vocabulary)
+
+    def once(self, work: Callable[..., Any], *given: Any) -> Any:
+        """work(self, *given) as one call of the head.
+
+        Where it is spread, its weight is whole for the length of a call, and ranks must make equally many
+        calls, or they wait for each other for ever: chunks must not be calls, for one rank may have more.
+        """
+        if not (self.spread and self.linear):
+            return work(self, *given)
+        self.project.forward = partial(work, self)
+        try:
+            return self.project(*given)
+        finally:
+            del self.project.forward
 
     def __call__(self, states: Tensor) -> Tensor:
         """[N, H] to [N, V]."""
         weight = self.project.weight
-        products = against(states, weight) if self.plain else self.project(states)
+        if self.plain:
+            products = against(states, weight)
+        else:  # inside of `once` a linear head's own call is under way
+            products = F.linear(states, weight, self.project.bias) if self.linear else self.project(states)
         logits = products.float()
         if self.cap:
             return self.cap * torch.tanh(logits * self.scale / self.cap) / self.temperature
@@ -74,6 +106,11 @@ def _even(count: int, *columns: Tensor) -> list[Tensor]:
 
 def read_out(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
     """(log p of the targets [N], entropies of their distributions [N] without gradient, 0 if not wanted)."""
+    found: tuple[Tensor, Tensor] = head.once(_read_out, states, targets, entropy)
+    return found
+
+
+def _read_out(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
     if head.plain:
         given = (states, head.project.weight, targets, head, entropy)
         found: tuple[Tensor, Tensor] = _Tokens.apply(*given)  # type: ignore[no-untyped-call]
@@ -90,11 +127,16 @@ def read_out(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: boo
 
 def weighted_sum(head: VocabularyHead, states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     """Σ weights · log p of the targets, a scalar."""
+    total: Tensor = head.once(_weighted_sum, states, targets, weights)
+    return total
+
+
+def _weighted_sum(head: VocabularyHead, states: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
     if head.plain:
         given = (states, head.project.weight, targets, weights, head, torch.is_grad_enabled())
         total: Tensor = _Sum.apply(*given)  # type: ignore[no-untyped-call]
         return total
-    return (read_out(head, states, targets, False)[0] * weights).sum()
+    return (_read_out(head, states, targets, False)[0] * weights).sum()
 
 
 def _read(head: VocabularyHead, states: Tensor, targets: Tensor, entropy: bool) -> tuple[Tensor, Tensor]:
