@@ -31,7 +31,7 @@ from chatwright.serve.grammar import Grammars
 from chatwright.serve.lineage import describe
 
 logger = logging.getLogger("chatwright.serve")
-GATHER = 0.01
+GATHER = 0.03
 """Seconds for which tokens are gathered before the event loop hears of them: a small model writes several in
 that time, and waking every stream for each of them would cost a third of its speed. A larger model's step
 takes longer than that. An answer's first token and its end never wait.

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, bindparam, insert, select, update
 
 from chatwright.core.types import ChatwrightError, Conversation
 from chatwright.serve.redact import RedactConfig, redact
@@ -187,7 +187,8 @@ class Context:
         ids = [one.exchange for one in ended]
         query = select(Exchange.id, Exchange.redacted).where(Exchange.id.in_(ids))
         known = {row.id: row.redacted for row in connection.execute(query)}
-        answers = []
+        values = ("status", "ended", "prompt_tokens", "completion_tokens", "first_token", "seconds")
+        endings, answers = [], []
         for one in ended:
             if one.exchange not in known:
                 continue
@@ -195,15 +196,17 @@ class Context:
             for choice, answer in enumerate(one.answers):
                 row = {**answer._asdict(), "text": self._safe(answer.text, counts)}
                 answers.append({"exchange": one.exchange, "choice": choice, **row})
-            values = ("status", "ended", "prompt_tokens", "completion_tokens", "first_token", "seconds")
-            connection.execute(
-                update(Exchange).where(Exchange.id == one.exchange),
+            endings.append(
                 {
                     **{name: getattr(one, name) for name in values},
+                    "ending": one.exchange,
                     "error": one.error and self._safe(one.error, counts),
                     "redacted": dict(counts),
-                },
+                }
             )
+        if endings:
+            ending: Any = Exchange.__table__  # as a table: the mapped class takes one key a statement
+            connection.execute(ending.update().where(ending.c.id == bindparam("ending")), endings)
         if answers:
             connection.execute(insert(Response), answers)
         return [None if one.exchange in known else Unknown("exchange", one.exchange) for one in ended]
