@@ -10,6 +10,7 @@ So rows are filled up to one of few sizes (`filled`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,32 @@ def wide(*tensors: Tensor) -> bool:
     return onednn_is_faster() and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in tensors)
 
 
+def spread(module: Any) -> bool:
+    """Does each rank hold a part of this module's weight (ZeRO's third stage)?"""
+    return hasattr(module.weight, "ds_id")
+
+
+def as_call(module: Any, work: Callable[..., Any], *given: Any) -> Any:
+    """work(*given), which reads the module's weight, as one call of the module where that is spread.
+
+    DeepSpeed makes the weight whole for the length of a call, and again for that of its backward pass. It
+    follows the order of calls: ranks must make the same ones.
+    """
+    if not spread(module):
+        return work(*given)
+    module.forward = work
+    try:
+        return module(*given)
+    finally:
+        del module.forward
+
+
 def project(module: Any, x: Tensor) -> Tensor:
     """A linear layer's output for rows [N, in]; adapted layers go through their own forward pass."""
     if type(module) is nn.Linear and wide(x, module.weight):
-        return linear(x, module.weight, module.bias)
-    found: Tensor = module(x)
+        found: Tensor = as_call(module, lambda rows: linear(rows, module.weight, module.bias), x)
+        return found
+    found = module(x)
     return found
 
 

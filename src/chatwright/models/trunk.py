@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from chatwright.core.batch import Batch, shared_beginning
-from chatwright.models.products import filler, project
+from chatwright.models.products import as_call, filler, project
 
 FAMILIES = {"LlamaModel", "MistralModel", "Qwen2Model", "Qwen3Model"}
 FIXED_ROTARY = {"default", "linear", "llama3", "yarn"}
@@ -30,8 +30,8 @@ LEAST_SHARED = 16
 def lean(model: Any) -> bool:
     """Can this model's backbone be run packed? `model` is a Hugging Face model without a peft wrapper.
 
-    Not where attention is windowed or dropped out, nor where weights are not whole (ZeRO-3) or ranks share
-    rows, nor on a GPU, where launching many small kernels costs more than padding does.
+    Not where attention is windowed or dropped out, nor where ranks share rows, nor on a GPU, where launching
+    many small kernels costs more than padding does.
     """
     backbone: Any = getattr(model, model.base_model_prefix, None)
     if type(backbone).__name__ not in FAMILIES:
@@ -44,7 +44,6 @@ def lean(model: Any) -> bool:
         and not windowed(config)
         and not getattr(config, "attention_dropout", 0.0)
         and config.hidden_act in ("silu", "swish")
-        and not hasattr(weight, "ds_id")
         and not hasattr(backbone, "shares_rows")
         and weight.device.type == "cpu"
     )
@@ -185,7 +184,12 @@ def attend(
 
 
 def _norm(module: Any, x: Tensor) -> Tensor:
-    return _RootMeanSquare.apply(x, module.weight, module.variance_epsilon)  # type: ignore[no-untyped-call]
+    def work(rows: Tensor) -> Any:
+        given = (rows, module.weight, module.variance_epsilon)
+        return _RootMeanSquare.apply(*given)  # type: ignore[no-untyped-call]
+
+    found: Tensor = as_call(module, work, x)
+    return found
 
 
 def _rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from chatwright.models.products import add_outer, against, back, filler
+from chatwright.models.products import add_outer, against, as_call, back, filler, spread
 
 CHUNK_ELEMENTS = 1 << 22
 """Logits that exist at once, at most: 16 MiB in float32."""
@@ -55,11 +55,6 @@ class VocabularyHead:
         return type(self.project) is nn.Linear
 
     @property
-    def spread(self) -> bool:
-        """Does each rank hold a part of the head (ZeRO's third stage)?"""
-        return hasattr(self.project.weight, "ds_id")
-
-    @property
     def factor(self) -> float:
         """What a plain head's products are multiplied by."""
         return self.scale / self.temperature
@@ -67,23 +62,15 @@ class VocabularyHead:
     @property
     def rows(self) -> int:
         """Tokens in a chunk; all of them where chunks would be calls that ranks must make alike."""
-        if self.spread and not self.linear:
+        if spread(self.project) and not self.linear:
             return 1 << 62
         return max(1, CHUNK_ELEMENTS // self.vocabulary)
 
     def once(self, work: Callable[..., Any], *given: Any) -> Any:
-        """work(self, *given) as one call of the head.
-
-        Where it is spread, its weight is whole for the length of a call, and ranks must make equally many
-        calls, or they wait for each other for ever: chunks must not be calls, for one rank may have more.
+        """work(self, *given) as one call of the head where that is spread: chunks must not be calls, for one
+        rank may have more of them, and would wait for the others for ever.
         """
-        if not (self.spread and self.linear):
-            return work(self, *given)
-        self.project.forward = partial(work, self)
-        try:
-            return self.project(*given)
-        finally:
-            del self.project.forward
+        return as_call(self.project, partial(work, self), *given) if self.linear else work(self, *given)
 
     def __call__(self, states: Tensor) -> Tensor:
         """[N, H] to [N, V]."""

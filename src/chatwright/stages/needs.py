@@ -68,11 +68,9 @@ class Place:
 
     def packed(self, config: Any) -> bool:
         """Does a model of this configuration run without padding here (models/trunk.py)?"""
-        spread = self.engine.kind == "deepspeed" and (
-            self.engine.zero == 3 or self.engine.sequence * self.engine.pipeline > 1
-        )
+        alone = self.engine.sequence * self.engine.pipeline == 1
         kinds = {name.removesuffix("Model").lower() for name in LEAN}
-        return not self.gpu and not spread and config.model_type in kinds
+        return not self.gpu and alone and config.model_type in kinds
 
     def with_kernels(self, need: Need, config: Any) -> Need:
         """Where products go through oneDNN."""
