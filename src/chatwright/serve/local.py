@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -31,10 +31,10 @@ from chatwright.serve.grammar import Grammars
 from chatwright.serve.lineage import describe
 
 logger = logging.getLogger("chatwright.serve")
-GATHER = 0.03
-"""Seconds for which tokens are gathered before the event loop hears of them: a small model writes several in
-that time, and waking every stream for each of them would cost a third of its speed. A larger model's step
-takes longer than that. An answer's first token and its end never wait.
+GATHER, AT_MOST = 0.0015, 0.1
+"""Seconds a running answer for which tokens are gathered before the event loop hears of them, and the most of
+it. To wake a stream takes about a tenth of that, and the engine's processors; a small model writes several
+tokens meanwhile. An answer's first token and its end never wait.
 """
 
 
@@ -45,6 +45,10 @@ class _Submit(NamedTuple):
 
 class _Cancel(NamedTuple):
     ticket: int
+
+
+Told = Mapping[int, Sequence[Event]]
+"""News by ticket."""
 
 
 class _Place(NamedTuple):
@@ -58,7 +62,7 @@ class _Place(NamedTuple):
 class Engine:
     """The thread. `deliver` is called in the event loop with what each step brought, by ticket."""
 
-    def __init__(self, make: Callable[[], StepSampler], deliver: Callable[[list[tuple[int, Event]]], None],
+    def __init__(self, make: Callable[[], StepSampler], deliver: Callable[[Told], None],
                  fail: Callable[[Sequence[int]], None]) -> None:  # fmt: skip
         self._make, self._deliver, self._fail = make, deliver, fail
         self._orders: SimpleQueue[_Submit | _Cancel | None] = SimpleQueue()
@@ -66,6 +70,11 @@ class Engine:
         self._tickets: dict[int, int] = {}
         self._silent: set[int] = set()
         """Tickets that have not had a token yet."""
+        self._closed_until = 0.0
+        """Until then no order is taken while answers grow. Running prompts stops them all, so it is done
+        for several prompts together: after some, others wait for as long as those took (vLLM's
+        `scheduler_delay_factor` 1).
+        """
         self.sampler = make()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._run, name="chatwright-engine", daemon=True)
@@ -81,42 +90,49 @@ class Engine:
         await asyncio.to_thread(self._thread.join)
 
     def _run(self) -> None:
-        gathered: list[tuple[int, Event]] = []
+        gathered: dict[int, list[Event]] = {}
         since = time.monotonic()
         while self._obey():
+            new, began = len(self._silent), time.monotonic()
             try:
                 events = self.sampler.step()
             except Exception:
                 logger.exception("the engine failed; its requests are lost, and it starts afresh")
                 self._tell(self._fail, list(self._numbers))
-                self._numbers, self._tickets, self._silent, gathered = {}, {}, set(), []
+                self._numbers, self._tickets, self._silent, gathered = {}, {}, set(), {}
                 self.sampler = self._make()
                 continue
             at_once = self._take(events, gathered)
             now = time.monotonic()
-            if at_once or (gathered and now - since >= GATHER):
-                self._tell(self._deliver, gathered)
-                gathered, since = [], now
+            if len(self._silent) < new:
+                self._closed_until = now + (now - began)
+            if gathered and now - since >= min(GATHER * len(self._numbers), AT_MOST):
+                told, gathered, since = gathered, {}, now
+            else:
+                told = {ticket: gathered.pop(ticket) for ticket in at_once}
+            if told:
+                self._tell(self._deliver, told)
 
-    def _take(self, events: Sequence[Event], gathered: list[tuple[int, Event]]) -> bool:
-        """Add a step's events, by ticket; is an answer's first token or its end among them?"""
-        at_once = False
+    def _take(self, events: Sequence[Event], gathered: dict[int, list[Event]]) -> list[int]:
+        """Add a step's events, by ticket; returns the tickets whose first token or end is among them."""
+        at_once = []
         for event in events:
             ticket = self._tickets.get(event.request)
             if ticket is None:
                 continue
-            gathered.append((ticket, event))
-            if ticket in self._silent:
+            gathered.setdefault(ticket, []).append(event)
+            if ticket in self._silent or event.end:
+                at_once.append(ticket)
                 self._silent.discard(ticket)
-                at_once = True
             if event.end:
-                at_once = True
                 del self._tickets[event.request], self._numbers[ticket]
         return at_once
 
     def _obey(self) -> bool:
         """Carry out what was ordered; waits for an order when there is nothing to compute. False to stop."""
         idle = not self._numbers
+        if not idle and time.monotonic() < self._closed_until:
+            return True
         while idle or not self._orders.empty():
             order = self._orders.get()
             if order is None:
@@ -294,18 +310,22 @@ class LocalBackend:
 
     # ---- back in the event loop
 
-    def _deliver(self, told: list[tuple[int, Event]]) -> None:
-        for ticket, event in told:
+    def _deliver(self, told: Told) -> None:
+        for ticket, events in told.items():
             place = self._places.get(ticket)
             if place is None:
                 continue
-            if event.end:
+            end, error = events[-1].end, events[-1].error
+            if end:
                 del self._places[ticket]
-            if event.end == "error":
-                place.answering.fail(refused(event.error))
+            if end == "error":
+                place.answering.fail(refused(error))
                 continue
-            logprobs = tuple(map(self._logprob, event.tokens)) if place.logprobs else ()
-            place.answering.put(Piece(place.choice, event.text, len(event.tokens), event.end, logprobs))
+            text, tokens = "".join(event.text for event in events), sum(len(event.tokens) for event in events)
+            logprobs: tuple[Logprob, ...] = ()
+            if place.logprobs:
+                logprobs = tuple(self._logprob(token) for event in events for token in event.tokens)
+            place.answering.put(Piece(place.choice, text, tokens, end, logprobs))
 
     def _lost(self, tickets: Sequence[int]) -> None:
         error = ApiError(500, "the model failed at this request; the server's log has the details")
