@@ -32,6 +32,7 @@ from chatwright.data.clean import load
 from chatwright.engine.fits import place_fits
 from chatwright.engine.torch_engine import pick_device
 from chatwright.recipe.schema import FreshModel, ModelStage, Recipe, Stage
+from chatwright.stages.build import load_backend
 from chatwright.stages.fresh import make_base
 from chatwright.stages.job import MODEL, Job, Outcome
 from chatwright.stages.table import STAGES
@@ -193,7 +194,9 @@ class Run:
         self.console.rule(f"[bold]{name}", align="left", style="dim")
         heart.begin(name)
         began = time.time()
-        with Watch().over(pick_device(self.recipe.engine.device)) as watch:
+        device = pick_device(self.recipe.engine.device)
+        load_backend(self.recipe.engine, device)
+        with Watch().over(device) as watch:
             outcome: Outcome = work()
         memory = memory_of(outcome, watch)
         if "planned" in memory:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import math
 import os
 import warnings
@@ -270,8 +272,10 @@ class DeepSpeedEngine(TorchEngine):
                     p.copy_(state["weight"])
 
 
-def prepare(device: torch.device) -> None:
-    """What DeepSpeed finds when it begins: its settings in the environment, its kernels' folder, a group."""
+def load(device: torch.device) -> None:
+    """Bring DeepSpeed into memory, with settings in the environment that it reads there, and its kernels'
+    folder.
+    """
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # or DeepSpeed looks for a GPU, and says so
     os.environ.setdefault("LOCAL_RANK", "0")  # a launcher with one process a host may leave it out
@@ -281,6 +285,14 @@ def prepare(device: torch.device) -> None:
 
     # for inference alone: not worth a compiler and a minute at the first start
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    # its first engine would load this, and torch's compiler with it: 60 MiB that are no need of a stage
+    with contextlib.suppress(ImportError):
+        importlib.import_module("deepspeed.runtime.zero.muon.muon_optimizer")
+
+
+def prepare(device: torch.device) -> None:
+    """What DeepSpeed finds when it begins: its code, and a group."""
+    load(device)
     if not torch.distributed.is_initialized():  # no launcher: DeepSpeed would look for MPI
         from torch._C._distributed_c10d import HashStore
 

@@ -214,7 +214,7 @@ def _read(model: Any, states: Tensor, reading: Reading) -> Tensor:
     return read_out(head, states, targets, True)[0].sum()
 
 
-def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
+def held(size: Size, engine: EngineConfig, ranks: int, gpu: bool) -> Need:
     """Weights, optimizer state and buffers of a trained model on one of `ranks` devices."""
     wide = width(engine)
     if engine.kind == "torch":
@@ -231,8 +231,10 @@ def held(size: Size, engine: EngineConfig, ranks: int) -> Need:
     weights = spread * wide
     bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * wide
     buffers = bucket if ranks > 1 or zero else 0
-    if zero in (1, 2) and ranks > 1:
+    if zero and ranks > 1:
         buffers += bucket  # what ranks exchange is copied end to end first
+    if zero == 3 and ranks > 1 and not gpu:
+        buffers += bucket  # gloo has no reduce-scatter: torch all-reduces a copy
     if zero and not engine.offload:
         buffers += size.trained * wide // share  # the gradients of what this rank updates
     if zero == 3:

@@ -72,8 +72,9 @@ class Place:
         kinds = {name.removesuffix("Model").lower() for name in LEAN}
         return not self.gpu and alone and config.model_type in kinds
 
-    def with_kernels(self, need: Need, config: Any) -> Need:
-        """Where products go through oneDNN."""
+    def held(self, size: Size, config: Any) -> Need:
+        """What a trained model holds here, with the kernels of products that go through oneDNN."""
+        need = held(size, self.engine, self.ranks, self.gpu)
         made = not self.gpu and self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
         return replace(need, buffers=need.buffers + KERNELS) if made else need
 
@@ -124,7 +125,7 @@ def trained_model(stage: TrainStage | RLStage, configs: Configs, engine: EngineC
 def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequence[Batch]) -> Need:
     """A stage that learns from fixed data; `batches` are some of its steps."""
     objective, model = OBJECTIVES[stage.objective], trained_model(stage, configs, place.engine)
-    need = place.with_kernels(held(size_here(model, place.engine), place.engine, place.ranks), model.config)
+    need = place.held(size_here(model, place.engine), model.config)
     if objective.needs_reference and not (stage.lora and stage.reference is None):
         need = replace(need, frozen=weights_of(configs[stage.reference or stage.from_], place))
     step = largest_step(
@@ -142,7 +143,7 @@ def of_practice(
     """
     policy = trained_model(stage, configs, place.engine)
     start, size = policy.config, sizes(policy)
-    need = place.with_kernels(held(size, place.engine, place.ranks), start)
+    need = place.held(size, start)
     frozen = 0 if stage.lora and stage.reference is None else 1
     if frozen:
         frozen = weights_of(configs[stage.reference or stage.from_], place)
@@ -158,7 +159,7 @@ def of_practice(
     if METHODS[stage.method].critic:
         optim, scalar = stage.critic.optim, configs[stage.critic.from_ or stage.from_]
         critic = Trained(scalar, place.engine.dtype, True, stage.lora, optim.gradient_checkpointing)
-        other = held(sizes(critic), place.engine, place.ranks)
+        other = held(sizes(critic), place.engine, place.ranks, place.gpu)
         found = both(
             found,
             other,
