@@ -97,7 +97,9 @@ def test_skip_and_undo_by_keyboard(browser, served):
         first = page.locator(".asked").inner_text()
         page.keyboard.press("3")
         saved(page)
-        until(page, f"![undefined, {json.dumps(first)}].includes(document.querySelector('.asked')?.innerText)")
+        until(
+            page, f"![undefined, {json.dumps(first)}].includes(document.querySelector('.asked')?.innerText)"
+        )
         second = page.locator(".asked").inner_text()
         page.keyboard.press("u")
         until(page, f"document.querySelector('.asked')?.innerText === {json.dumps(first)}")
