@@ -168,6 +168,8 @@ class Run:
         job = self.job(stage.name, records, stop)
         settings = stage.model_dump(mode="json", by_alias=True)
         inputs = sorted(inputs_of(stage))
+        if isinstance(stage, ModelStage):
+            load_backend(self.recipe.engine)
         self._record(stage.name, prints[stage.name], settings, inputs, lambda: STAGES[stage.kind](stage, job))
         self._stop_at_refusal(stage)
 
@@ -194,9 +196,7 @@ class Run:
         self.console.rule(f"[bold]{name}", align="left", style="dim")
         heart.begin(name)
         began = time.time()
-        device = pick_device(self.recipe.engine.device)
-        load_backend(self.recipe.engine, device)
-        with Watch().over(device) as watch:
+        with Watch().over(pick_device(self.recipe.engine.device)) as watch:
             outcome: Outcome = work()
         memory = memory_of(outcome, watch)
         if "planned" in memory:

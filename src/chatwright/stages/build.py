@@ -57,13 +57,13 @@ def deepspeed(model: Any, optim: OptimConfig, steps: int, config: EngineConfig, 
     return DeepSpeedEngine(model, optim, steps, config, seed)
 
 
-def load_backend(config: EngineConfig, device: torch.device) -> None:
-    """Bring an engine's code into memory before a stage begins: it is no part of what the stage takes."""
+def load_backend(config: EngineConfig) -> None:
+    """Bring an engine's code into memory before a stage trains: it is no part of what the stage takes."""
     if config.kind == "deepspeed":
         require("deepspeed", "engine: {kind: deepspeed}")
         from chatwright.engine import deepspeed_engine
 
-        deepspeed_engine.load(device)
+        deepspeed_engine.load(pick_device(config.device))
 
 
 ENGINES: dict[str, Callable[..., Engine]] = {"torch": plain_torch, "deepspeed": deepspeed}
