@@ -10,7 +10,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -47,10 +47,6 @@ class _Cancel(NamedTuple):
     ticket: int
 
 
-Told = Mapping[int, Sequence[Event]]
-"""News by ticket."""
-
-
 class _Place(NamedTuple):
     """Whose answer a ticket stands for."""
 
@@ -62,7 +58,7 @@ class _Place(NamedTuple):
 class Engine:
     """The thread. `deliver` is called in the event loop with what each step brought, by ticket."""
 
-    def __init__(self, make: Callable[[], StepSampler], deliver: Callable[[Told], None],
+    def __init__(self, make: Callable[[], StepSampler], deliver: Callable[[list[tuple[int, Event]]], None],
                  fail: Callable[[Sequence[int]], None]) -> None:  # fmt: skip
         self._make, self._deliver, self._fail = make, deliver, fail
         self._orders: SimpleQueue[_Submit | _Cancel | None] = SimpleQueue()
@@ -102,27 +98,26 @@ class Engine:
                 self._numbers, self._tickets, self._silent, gathered = {}, {}, set(), {}
                 self.sampler = self._make()
                 continue
-            at_once = self._take(events, gathered)
+            due = self._take(events, gathered)
             now = time.monotonic()
             if len(self._silent) < new:
                 self._closed_until = now + (now - began)
             if gathered and now - since >= min(GATHER * len(self._numbers), AT_MOST):
-                told, gathered, since = gathered, {}, now
-            else:
-                told = {ticket: gathered.pop(ticket) for ticket in at_once}
-            if told:
+                due, since = set(gathered), now
+            if due:
+                told = [(ticket, event) for ticket in due for event in gathered.pop(ticket)]
                 self._tell(self._deliver, told)
 
-    def _take(self, events: Sequence[Event], gathered: dict[int, list[Event]]) -> list[int]:
+    def _take(self, events: Sequence[Event], gathered: dict[int, list[Event]]) -> set[int]:
         """Add a step's events, by ticket; returns the tickets whose first token or end is among them."""
-        at_once = []
+        at_once = set()
         for event in events:
             ticket = self._tickets.get(event.request)
             if ticket is None:
                 continue
             gathered.setdefault(ticket, []).append(event)
             if ticket in self._silent or event.end:
-                at_once.append(ticket)
+                at_once.add(ticket)
                 self._silent.discard(ticket)
             if event.end:
                 del self._tickets[event.request], self._numbers[ticket]
@@ -310,22 +305,18 @@ class LocalBackend:
 
     # ---- back in the event loop
 
-    def _deliver(self, told: Told) -> None:
-        for ticket, events in told.items():
+    def _deliver(self, told: list[tuple[int, Event]]) -> None:
+        for ticket, event in told:
             place = self._places.get(ticket)
             if place is None:
                 continue
-            end, error = events[-1].end, events[-1].error
-            if end:
+            if event.end:
                 del self._places[ticket]
-            if end == "error":
-                place.answering.fail(refused(error))
+            if event.end == "error":
+                place.answering.fail(refused(event.error))
                 continue
-            text, tokens = "".join(event.text for event in events), sum(len(event.tokens) for event in events)
-            logprobs: tuple[Logprob, ...] = ()
-            if place.logprobs:
-                logprobs = tuple(self._logprob(token) for event in events for token in event.tokens)
-            place.answering.put(Piece(place.choice, text, tokens, end, logprobs))
+            logprobs = tuple(map(self._logprob, event.tokens)) if place.logprobs else ()
+            place.answering.put(Piece(place.choice, event.text, len(event.tokens), event.end, logprobs))
 
     def _lost(self, tickets: Sequence[int]) -> None:
         error = ApiError(500, "the model failed at this request; the server's log has the details")
