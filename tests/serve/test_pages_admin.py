@@ -101,6 +101,7 @@ def test_skip_and_undo_by_keyboard(browser, served):
             page, f"![undefined, {json.dumps(first)}].includes(document.querySelector('.asked')?.innerText)"
         )
         second = page.locator(".asked").inner_text()
+        assert second != first
         page.keyboard.press("u")
         until(page, f"document.querySelector('.asked')?.innerText === {json.dumps(first)}")
         assert rows(served, Comparison)[0].undone is not None

@@ -165,10 +165,10 @@ def test_enter_that_ends_a_composition_does_not_send(page):
 
 def test_a_thumb_and_its_reason_are_in_the_store_and_can_be_taken_back(page, served):
     ask(page, PARCEL)
-    exchange = newest(served, Exchange).id
     last(page).get_by_label("Bad answer").click()
     page.wait_for_selector(".panel")
-    row = newest(served, Rating)
+    # only now is the exchange surely written: its rating was, after it
+    exchange, row = newest(served, Exchange).id, newest(served, Rating)
     assert (row.exchange, row.thumb, row.reason) == (exchange, -1, None)
     page.get_by_role("button", name="Not true").click()
     page.get_by_placeholder("Say why (optional)").fill("It is 14 days")
