@@ -2,6 +2,7 @@
 
 import sqlite3
 import threading
+import time
 from concurrent.futures import Future
 from typing import Any
 
@@ -276,6 +277,30 @@ def test_a_full_queue_refuses_and_a_closed_store_too(tmp_path):
     writer.close()
     with pytest.raises(StoreFailed):
         writer.submit(slow, 4)
+    engine.dispose()
+
+
+def test_writes_that_nobody_awaits_are_gathered_and_one_that_is_awaited_takes_them_along(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr("chatwright.serve.writer.PATIENCE", 60)
+    engine = engine_of(str(tmp_path / "s.db"))
+    commits = []
+
+    def handler(connection, payloads):
+        commits.append(list(payloads))
+        return payloads
+
+    writer = Writer(engine.execution_options(write=True))
+    for n in range(3):
+        writer.submit(handler, n, awaited=False)
+        time.sleep(0.02)
+    assert not commits
+    assert writer.submit(handler, 3).result(10) == 3
+    assert commits == [[0, 1, 2, 3]]
+    last = writer.submit(handler, 4, awaited=False)
+    writer.close()
+    assert last.result(0) == 4
     engine.dispose()
 
 

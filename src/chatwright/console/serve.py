@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import re
@@ -30,6 +31,10 @@ from chatwright.stages.serve import STORE, arms_of, stage_of
 
 T = TypeVar("T")
 NAMED = re.compile(r"^([A-Za-z0-9][\w.-]*)=(.+)$", re.S)
+SEARCHES = (20_000, 20, 20)
+"""Thresholds of Python's search for garbage, for fewer of them than by its own (700, 10, 10): each stops the
+engine's thread too.
+"""
 
 
 def models_of(names: Sequence[str]) -> dict[str, ModelConfig]:
@@ -156,6 +161,7 @@ def serve(
     from chatwright.serve.run import make_server
 
     log_to()
+    gc.set_threshold(*SEARCHES)
     with Store(store) as opened:
         check_reach(config, len(keys_in_force(opened.engine)), console)
         fleet = Fleet({name: backend_of(model, config) for name, model in find().items()})

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from chatwright.core.memory import give_back
 from chatwright.core.seeds import derive
 from chatwright.data.template import Template, TemplateConfig
 from chatwright.models.load import load_causal_lm, load_tokenizer
@@ -236,6 +237,7 @@ class LocalBackend:
             self._engine = None
         self._reader.shutdown(wait=False)
         self.__dict__.pop("_loaded", None)
+        await asyncio.to_thread(give_back)
 
     @property
     def ready(self) -> bool:

@@ -99,11 +99,11 @@ class Store:
 
     def begin(self, exchange: Begun) -> Future[None]:
         """A request has been accepted."""
-        return self._submit(self._context.begin, exchange)
+        return self._submit(self._context.begin, exchange, awaited=False)
 
     def finish(self, outcome: Finished) -> Future[None]:
         """A request has ended: its answers, counts and latencies, or why there are none."""
-        return self._submit(self._context.finish, outcome)
+        return self._submit(self._context.finish, outcome, awaited=False)
 
     # ---- feedback: each Future gives a Receipt, or raises Unknown (no such exchange, choice or duel)
 
@@ -157,10 +157,10 @@ class Store:
         """
         return self._submit(handler, payload)
 
-    def _submit(self, handler: Any, payload: Any) -> Future[Any]:
+    def _submit(self, handler: Any, payload: Any, awaited: bool = True) -> Future[Any]:
         if self._writer is None:
             raise ChatwrightError("this store was opened for reading")
-        return self._writer.submit(handler, payload)
+        return self._writer.submit(handler, payload, awaited)
 
     def _tidy(self) -> None:
         """Delete what is older than the retention period."""

@@ -23,6 +23,8 @@ Handler = Callable[[Connection, Sequence[Any]], Sequence[Any]]
 """Writes several payloads in one transaction; returns a result for each, or the exception to raise for it."""
 MOST = 512
 """Writes in one commit."""
+PATIENCE = 0.05
+"""Seconds that writes which nobody awaits may wait for company."""
 
 
 class StoreBusy(ChatwrightError):
@@ -34,11 +36,12 @@ class StoreFailed(ChatwrightError):
 
 
 class Write(NamedTuple):
-    """One thing to write and who waits for it."""
+    """One thing to write, and who waits for it if anybody does."""
 
     handler: Handler
     payload: Any
     future: Future[Any]
+    awaited: bool
 
 
 class Writer:
@@ -55,16 +58,19 @@ class Writer:
         self._queue: queue.Queue[Write | None] = queue.Queue(room)
         self._closed = False
         self._lock = threading.Lock()
+        self._hurry = threading.Event()
+        """Set when somebody waits, or the end has come."""
         self._tidy, self._tidy_every = tidy, tidy_every
         self._thread = threading.Thread(target=self._work, name="chatwright-store", daemon=True)
         self._thread.start()
 
-    def submit(self, handler: Handler, payload: Any) -> Future[Any]:
-        """Queue a write. The future ends after its commit; writes are done in the order they were queued.
+    def submit(self, handler: Handler, payload: Any, awaited: bool = True) -> Future[Any]:
+        """Queue a write. The future ends after its commit; writes are done in the order they were queued,
+        those that are not awaited within PATIENCE.
 
         Raises StoreBusy when the queue is full, StoreFailed after `close`.
         """
-        write = Write(handler, payload, Future())
+        write = Write(handler, payload, Future(), awaited)
         with self._lock:
             if self._closed:
                 raise StoreFailed("the store is closed")
@@ -72,6 +78,8 @@ class Writer:
                 self._queue.put_nowait(write)
             except queue.Full:
                 raise StoreBusy("the store cannot keep up: too many writes wait; try again later") from None
+        if awaited:
+            self._hurry.set()
         return write.future
 
     @property
@@ -85,6 +93,7 @@ class Writer:
             already, self._closed = self._closed, True
         if not already:
             self._queue.put(None)
+            self._hurry.set()
         self._thread.join()
 
     def _work(self) -> None:
@@ -97,6 +106,9 @@ class Writer:
                 first = self._queue.get(timeout=max(0.01, due - time.monotonic()) if self._tidy else None)
             except queue.Empty:
                 continue
+            if first is not None and not first.awaited:
+                self._hurry.wait(PATIENCE)
+            self._hurry.clear()
             taken, ending = self._gather(first)
             if taken:
                 commit(self._engine, taken)
