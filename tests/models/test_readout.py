@@ -81,9 +81,8 @@ def test_no_tensor_of_all_tokens_by_vocabulary_is_ever_kept_or_made(monkeypatch)
     kept = []
     with Seen(), saved_tensors_hooks(lambda x: kept.append(tuple(x.shape)) or x, lambda x: x):
         readout.token_logprobs(model, batch).sum().backward()
-    assert (
-        set(made) <= {4, 32} and len(made) > 20
-    )  # chunks of 4 tokens, and the gradient of 32 hidden columns
+    # chunks of 4 tokens or the last one's rest, and the gradient of 32 hidden columns
+    assert all(rows <= 4 or rows == 32 for rows in made) and len(made) > 20
     tokens = int(batch.mask.sum())
     assert not [shape for shape in kept if len(shape) > 1 and shape[-1] == entries and shape[-2] >= tokens]
 

@@ -66,6 +66,7 @@ def drop(status: int) -> None:
     The interpreter is not closed, for a thread of the group that still runs then aborts the process, now and
     then, with a status that looks like a failure (seen with gloo in torch 2.13).
     """
+    heart.close()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

@@ -67,6 +67,10 @@ class Heart:
         self._write()
         threading.Thread(target=self._watch, args=(minutes, end), name="heart", daemon=True).start()
 
+    def close(self) -> None:
+        """Write no more: a write under way is finished first."""
+        self._writing.acquire(timeout=BEAT)
+
     def begin(self, stage: str) -> None:
         """A stage begins."""
         self.place = self.place._replace(stage=stage, step=0, phase="", laps=self.place.laps + 1)
