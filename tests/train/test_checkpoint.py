@@ -30,8 +30,8 @@ def test_what_is_written_later_is_the_state_of_its_step(tmp_path):
     checkpoints.finish()
     for step in (2, 3):
         now, later = tmp_path / f"now-{step}", tmp_path / "later" / f"step-{step:08d}" / "engine"
-        for name, value in load_file(now / "state.safetensors").items():
-            assert torch.equal(value, load_file(later / "state.safetensors")[name]), (step, name)
+        for name, value in load_file(now / "state-00000.safetensors").items():
+            assert torch.equal(value, load_file(later / "state-00000.safetensors")[name]), (step, name)
         assert (now / "engine.json").read_text() == (later / "engine.json").read_text()
     found = checkpoints.latest()
     assert found.step == 3 and found.state == {"beta": 3}

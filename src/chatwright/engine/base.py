@@ -168,6 +168,11 @@ class EngineConfig(Config):
         return self.kind == "torch" or (self.zero < 3 and self.shared == 1)
 
     @property
+    def sent(self) -> bool:
+        """Do ranks exchange gradients, or weights too, in every micro-batch, and not once a step?"""
+        return self.kind == "deepspeed" and self.zero > 1
+
+    @property
     def shared(self) -> int:
         """Neighbouring ranks that work on the same data, each on a part of the model or of every row."""
         return self.tensor * self.sequence * self.pipeline
@@ -192,7 +197,7 @@ Read = Callable[[nn.Module, Any], Tensor]
 
 
 Write = Callable[[Path], None]
-"""Writes what it holds into a new directory."""
+"""Writes what it holds into a new directory; every rank calls it, and the first alone writes."""
 
 
 class Term(NamedTuple):
@@ -254,8 +259,8 @@ class Engine(Protocol):
         ...
 
     def snapshot(self, copy: bool) -> Write:
-        """What `save` would write, to be written later; with `copy` it stays as it is now while steps go
-        on.
+        """What `save` would write, to be written before the next step; with `copy` whenever, for it stays as
+        it is now while steps go on.
         """
         ...
 

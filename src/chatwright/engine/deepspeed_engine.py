@@ -21,6 +21,7 @@ from chatwright.core.types import Metrics
 from chatwright.engine import kernels, tensor
 from chatwright.engine.base import EngineConfig, Loss, Read, Term, Write
 from chatwright.engine.optim import OptimConfig, groups
+from chatwright.engine.release import when_unused
 from chatwright.engine.scale import START, Scale, finite
 from chatwright.engine.sequence import share_rows_out
 from chatwright.engine.share import Whole, named
@@ -67,7 +68,7 @@ class DeepSpeedEngine(TorchEngine):
     def __init__(
         self, module: nn.Module, optim: OptimConfig, total_steps: int, config: EngineConfig, seed: int = 0
     ) -> None:
-        self.config, self.whole, self.inner = config, config.whole, config.shared
+        self.config, self.whole, self.inner, self.sent = config, config.whole, config.shared, config.sent
         self.scale = Scale() if config.dtype == "float16" else None
         super().__init__(module, optim, total_steps, config.device, seed)
 
@@ -95,6 +96,7 @@ class DeepSpeedEngine(TorchEngine):
         self._ds, self.optimizer, *_ = deepspeed.initialize(
             model=self._wrapped(), optimizer=self.optimizer, config=configuration(self.config, self.optim)
         )
+        when_unused(self, self._ds)
         self._shards = Shards(self.module, self.config.tensor) if self.config.tensor > 1 else None
         if self._shards:
             self._ds.first_dataloader_check.remove()  # it would send our batches, which are alike, as pickles

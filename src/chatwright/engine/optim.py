@@ -33,7 +33,8 @@ class OptimConfig(Config):
     micro_tokens: int | None = Field(
         None,
         ge=1,
-        description="Tokens that go through the model at once; by default 2048 on a CPU, 16384 on a GPU.",
+        description="Tokens that go through the model at once; by default 2048 on a CPU (8192 under "
+        "ZeRO 2 and 3, whose ranks exchange in every micro-batch), 16384 on a GPU.",
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations to save memory.")
 

@@ -11,6 +11,7 @@ import contextlib
 import io
 import math
 import re
+import weakref
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -110,6 +111,15 @@ def _let_go(model: nn.Module, kept: nn.Module) -> None:
                 module._parameters[name] = gone[p]
 
 
+def _answer(engine: Any) -> Callable[..., Any]:
+    """The backbone's forward pass, when a loss asks for it: what arrived at this stage of the engine."""
+
+    def forward(input_ids: Tensor, use_cache: bool = False) -> Any:
+        return BaseModelOutputWithPast(last_hidden_state=engine._arrived)
+
+    return forward
+
+
 class PipelinedEngine(DeepSpeedEngine):
     """A module whose layers are spread over the ranks of a pipeline.
 
@@ -123,7 +133,7 @@ class PipelinedEngine(DeepSpeedEngine):
         self.stage: int = self._pipe.stage_id
         self._last = self.stage == self.config.pipeline - 1
         backbone = getattr(plain(module), plain(module).base_model_prefix)
-        backbone.forward = self._answer
+        backbone.forward = _answer(weakref.proxy(self))  # the module must not keep its engine alive
         backbone.shares_rows = True  # models/trunk.py: not to be run packed
         self._owners = {p: self._owner(name) for name, p in named(module)}
         return module
@@ -139,24 +149,21 @@ class PipelinedEngine(DeepSpeedEngine):
         ended = (schedule.ReduceTiedGrads, schedule.ReduceGrads, schedule.OptimizerStep)
         self._ds._INSTRUCTION_MAP = self._ds._INSTRUCTION_MAP | dict.fromkeys(ended, lambda _: None)
 
-    def _answer(self, input_ids: Tensor, use_cache: bool = False) -> Any:
-        """The backbone's forward pass, when a loss asks for it."""
-        return BaseModelOutputWithPast(last_hidden_state=self._arrived)
-
     def _turns(self, parts: list[Part], do: Work) -> Iterator[tuple[Tensor, Callable[[Tensor], Tensor]]]:
         """What the first stage takes of each micro-batch, and what the last stage does with the states."""
+        me, self._do = weakref.proxy(self), do  # DeepSpeed keeps the last turns
 
         def work(part: Part, states: Tensor) -> Tensor:
-            self._arrived = states
-            found = do(part, part.batch.to(self.device))
-            del self._arrived
+            me._arrived = states
+            found: Tensor = me._do(part, part.batch.to(me.device))
+            del me._arrived
             return found
 
         return ((part.batch.ids, partial(work, part)) for part in parts)
 
     def parts(self, batch: Batch) -> list[Part]:
         """See Frozen.parts: of like size, and enough of them to fill the pipeline."""
-        tokens = tokens_at_once(self.micro_tokens, self.device)
+        tokens = tokens_at_once(self.micro_tokens, self.device.type != "cpu", self.sent)
         return portion(batch, tokens, inner=self.inner, stages=self.config.pipeline)
 
     def _accumulate(self, term: Term, last: bool) -> Metrics:
@@ -173,6 +180,7 @@ class PipelinedEngine(DeepSpeedEngine):
         parts = self.parts(term.batch)
         self._ds.micro_batches = len(parts)
         self._ds.train_batch(self._turns(parts, value_of))
+        del self._do
         if last:
             self._ds._exec_reduce_tied_grads()
             self._ds._exec_reduce_grads()
@@ -191,6 +199,7 @@ class PipelinedEngine(DeepSpeedEngine):
 
         turns = self._turns(parts, note)
         self._ds.eval_batch(turns, reduce_output=None, bcast_loss=False, num_micro_batches=len(parts))
+        del self._do
         values, rows = (torch.cat(column) for column in zip(*dist.everyones(found), strict=True))
         return values[torch.argsort(rows)]
 

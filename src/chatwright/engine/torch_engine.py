@@ -6,13 +6,12 @@ import contextlib
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn as nn
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -24,6 +23,7 @@ from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term, Write
 from chatwright.engine.optim import OptimConfig, build_optimizer, learning_rate
+from chatwright.engine.pieces import State, read_pieces, write_pieces
 from chatwright.engine.scale import Scale
 from chatwright.engine.share import Part, Whole, joined, named, portion
 from chatwright.models.lora import plain_weights
@@ -31,9 +31,9 @@ from chatwright.models.readout import plain
 from chatwright.models.trunk import lean
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-CPU_TOKENS, GPU_TOKENS = 2048, 16384
-"""Tokens of a micro-batch where nothing else is asked for: what stays in a processor's cache; what fills a
-GPU."""
+CPU_TOKENS, SENT_TOKENS, GPU_TOKENS = 2048, 8192, 16384
+"""Tokens of a micro-batch where nothing else is asked for: what stays in a processor's cache; what pays for
+an exchange between ranks in every micro-batch; what fills a GPU."""
 CPU_PART, GPU_PART = 64, 1024
 """What a further micro-batch costs, in tokens: another pass over the gradients; or over the kernels."""
 
@@ -51,9 +51,9 @@ def pick_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def tokens_at_once(asked: int | None, device: torch.device) -> int:
-    """Tokens of a micro-batch, as asked for or as suits the device."""
-    return asked or (CPU_TOKENS if device.type == "cpu" else GPU_TOKENS)
+def tokens_at_once(asked: int | None, gpu: bool, sent: bool) -> int:
+    """Tokens of a micro-batch, as asked for or as suits the device; `sent` says that each is exchanged."""
+    return asked or (GPU_TOKENS if gpu else SENT_TOKENS if sent else CPU_TOKENS)
 
 
 def recompute_activations(module: Any) -> None:
@@ -85,6 +85,8 @@ class Frozen:
 
     inner = 1
     """Neighbouring ranks that work on the same data, each on a part of the model or of every row."""
+    sent = False
+    """See EngineConfig.sent."""
 
     def __init__(self, module: nn.Module, device: str = "auto", micro_tokens: int | None = None) -> None:
         self.device, self.micro_tokens = pick_device(device), micro_tokens
@@ -94,7 +96,7 @@ class Frozen:
         """This rank's micro-batches of a step: packed where the family allows it, else with as little padding
         as pays.
         """
-        tokens = tokens_at_once(self.micro_tokens, self.device)
+        tokens = tokens_at_once(self.micro_tokens, self.device.type != "cpu", self.sent)
         cost = CPU_PART if self.device.type == "cpu" else GPU_PART
         return portion(batch, tokens, lean(plain(self.module)), cost, self.inner)
 
@@ -253,18 +255,16 @@ class TorchEngine(Frozen):
 
     def snapshot(self, copy: bool) -> Write:
         """See Engine.snapshot."""
-        tensors = {
-            f"{kind}/{name}": value
-            for name, p in named(self.module)
-            for kind, value in self._state(p, copy).items()
-        }
+        states: Iterable[tuple[str, State]] = ((name, self._state(p, copy)) for name, p in named(self.module))
+        if copy:
+            states = list(states)
         about = {"steps": self.steps} | ({"scale": list(self.scale)} if self.scale else {})
 
         def write(path: Path) -> None:
             if writes():
                 path.mkdir(parents=True)
-                save_file(tensors, path / "state.safetensors")
-                write_json(path / "engine.json", about)
+            write_pieces(path, states)
+            write_json(path / "engine.json", about)
 
         return write
 
@@ -274,10 +274,12 @@ class TorchEngine(Frozen):
         self.steps = int(about["steps"])
         if self.scale and "scale" in about:
             self.scale = Scale(*about["scale"])
-        saved = load_file(path / "state.safetensors")
         self._prepare_state()
-        for name, p in named(self.module):
-            self._put_state(p, {kind: saved[f"{kind}/{name}"] for kind in ("weight", *MOMENTS)})
+        parameters = dict(named(self.module))
+        for name, state in read_pieces(path):
+            self._put_state(parameters.pop(name), state)
+        if parameters:
+            raise ChatwrightError(f"{path}: nothing is saved there of {', '.join(parameters)}")
 
     def _state(self, p: nn.Parameter, copy: bool) -> dict[str, Tensor]:
         """A parameter's value and moments, whole, on the CPU; empty on ranks that need not have them."""

@@ -10,7 +10,7 @@ import yaml
 
 from chatwright.core.types import Config
 from chatwright.engine.base import EngineConfig
-from chatwright.engine.torch_engine import CPU_TOKENS, GPU_TOKENS
+from chatwright.engine.torch_engine import tokens_at_once
 from chatwright.models.lora import LoraConfig
 from chatwright.recipe.schema import RLStage, TrainStage
 from chatwright.rl.methods import METHODS
@@ -82,15 +82,15 @@ def fitted(stage: Trains, place: Place, memory: int, measure: Measure, lora: boo
             continue  # no micro-batch is small enough
         if measure(kind, place).total <= memory:
             return kind
-        for changes in smaller(kind, place.gpu):
+        for changes in smaller(kind, place):
             if measure(changes[-1], place).total <= memory:  # the smallest of them
                 return next(found for found in changes if measure(found, place).total <= memory)
     return None
 
 
-def smaller(stage: Trains, gpu: bool) -> Iterator[list[Trains]]:
+def smaller(stage: Trains, place: Place) -> Iterator[list[Trains]]:
     """The stage with micro-batches halved again and again; then the same with activations computed twice."""
-    whole = stage.optim.micro_tokens or (GPU_TOKENS if gpu else CPU_TOKENS)
+    whole = tokens_at_once(stage.optim.micro_tokens, place.gpu, place.engine.sent)
     sizes = [whole]
     while sizes[-1] // 2 >= LEAST_TOKENS:
         sizes.append(sizes[-1] // 2)

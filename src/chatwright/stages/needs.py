@@ -14,7 +14,7 @@ from chatwright.core.batch import Batch
 from chatwright.core.types import Rollout
 from chatwright.engine.base import EngineConfig
 from chatwright.engine.share import least_parts
-from chatwright.engine.torch_engine import CPU_PART, CPU_TOKENS, GPU_PART, GPU_TOKENS, pick_device
+from chatwright.engine.torch_engine import CPU_PART, GPU_PART, pick_device, tokens_at_once
 from chatwright.models.blank import configuration
 from chatwright.models.products import onednn_is_faster
 from chatwright.models.trunk import FAMILIES as LEAN
@@ -80,7 +80,7 @@ class Place:
 
     def largest(self, batches: Sequence[Batch], asked: int | None, packed: bool) -> tuple[Batch, int]:
         """The largest micro-batch that a rank gets of some steps, and how many of a step there are."""
-        tokens = asked or (GPU_TOKENS if self.gpu else CPU_TOKENS)
+        tokens = tokens_at_once(asked, self.gpu, self.engine.sent)
         best: tuple[int, Batch, int] | None = None
         for batch in batches:
             shares = self.ranks // self.engine.shared or 1

@@ -25,8 +25,8 @@ class Checkpoint(NamedTuple):
 
 
 Snapshot = Callable[[bool], Callable[[Path], None]]
-"""A part's state, to be written into a new directory later; with True it is a copy that further steps leave
-alone.
+"""A part's state, to be written into a new directory, which all ranks take part in; with True it is a copy
+that further steps leave alone.
 """
 
 
@@ -69,11 +69,11 @@ class Checkpoints:
     def _write(
         self, step: int, parts: Mapping[str, Callable[[Path], None]], state: Mapping[str, Any]
     ) -> None:
-        if not writes():
-            return
         with atomic_directory(self.directory / f"step-{step:08d}") as folder:
             for name, write in parts.items():
                 write(folder / name)
+            if not writes():
+                return
             write_json(folder / "state.json", {"step": step, "state": state})
             write_json(folder / "hashes.json", _hashes(folder))
         for old in self._folders()[: -self.keep]:
