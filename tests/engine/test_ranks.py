@@ -383,8 +383,8 @@ def test_overlay_keys_that_would_change_a_step_are_refused(overlay, message):
 
 def test_the_overlay_is_merged_and_combinations_without_meaning_are_refused():
     config = EngineConfig(kind="deepspeed", zero=3, deepspeed={"zero_optimization": {"sub_group_size": 7}})
-    zero = configuration(config, OptimConfig())["zero_optimization"]
-    assert zero == {"stage": 3, "sub_group_size": 7}
+    zero = configuration(config, OptimConfig(), 1000)["zero_optimization"]
+    assert zero == {"stage": 3, "sub_group_size": 7, "reduce_bucket_size": 1000}
     for settings in (
         {"zero": 2},
         {"kind": "deepspeed", "zero": 0, "offload": "cpu"},

@@ -31,13 +31,19 @@ from chatwright.engine.torch_engine import MOMENTS, TorchEngine, on_cpu
 from chatwright.models.lora import plain_layer
 from chatwright.models.readout import plain
 
+BUCKET = 500_000_000
+"""Elements of gradients that DeepSpeed gathers before ranks exchange them, by default."""
 
-def configuration(engine: EngineConfig, optim: OptimConfig) -> dict[str, Any]:
-    """The configuration DeepSpeed gets: ours, with the recipe's `deepspeed` overlay merged in.
+
+def configuration(engine: EngineConfig, optim: OptimConfig, trained: int) -> dict[str, Any]:
+    """The configuration DeepSpeed gets for a model with so many trained elements: ours, with the recipe's
+    `deepspeed` overlay merged in.
 
     Keys that would change what a step means were refused when the recipe was read.
     """
     zero: dict[str, Any] = {"stage": engine.zero}
+    if engine.zero:  # it makes a bucket of that size, whatever the model's
+        zero["reduce_bucket_size"] = min(BUCKET, trained)
     if engine.offload:
         zero["offload_optimizer"] = _place(engine.offload, engine)
     if engine.pipeline > 1:
@@ -93,8 +99,10 @@ class DeepSpeedEngine(TorchEngine):
 
         if self.config.sequence > 1:
             share_rows_out(self.module, self.config.sequence, self.config.tensor)
+        trained = sum(p.numel() for _, p in named(self.module))
+        self.settings = configuration(self.config, self.optim, trained)
         self._ds, self.optimizer, *_ = deepspeed.initialize(
-            model=self._wrapped(), optimizer=self.optimizer, config=configuration(self.config, self.optim)
+            model=self._wrapped(), optimizer=self.optimizer, config=self.settings
         )
         when_unused(self, self._ds)
         self._shards = Shards(self.module, self.config.tensor) if self.config.tensor > 1 else None

@@ -19,6 +19,7 @@ from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.files import read_json, write_json, writes
 from chatwright.core.heart import heart
+from chatwright.core.memory import give_back
 from chatwright.core.seeds import derive
 from chatwright.core.types import ChatwrightError, Metrics
 from chatwright.engine.base import Loss, Read, Term, Write
@@ -131,6 +132,8 @@ class TorchEngine(Frozen):
             recompute_activations(self.module)
         self.optimizer: Any = self._optimizer()
         self._wrap()
+        if self.device.type == "cpu":
+            give_back()  # what building it took
 
     def step(self, batch: Batch, loss: Loss, also: Sequence[Term] = ()) -> Metrics:
         """See Engine.step; raises ChatwrightError on a loss or gradient that is not finite, before any

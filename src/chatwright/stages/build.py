@@ -6,7 +6,7 @@ import copy
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.markup import escape
@@ -114,9 +114,7 @@ def engine(model: Any, optim: OptimConfig, job: Job, steps: int, role: str = "")
         torch.set_num_threads(config.threads)
     made = ENGINES[config.kind](model, optim, steps, config, job.seed)
     if config.kind == "deepspeed":
-        from chatwright.engine import deepspeed_engine
-
-        settings, name = deepspeed_engine.configuration(config, optim), f"deepspeed{role and '-'}{role}.json"
+        settings, name = cast(Any, made).settings, f"deepspeed{role and '-'}{role}.json"
         job.say(f"[dim]{name}: {escape(json.dumps(settings, default=str))}[/dim]")
         write_json(job.directory / name, settings)
     return made

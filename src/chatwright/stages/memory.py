@@ -18,6 +18,7 @@ from torch import Tensor
 from chatwright.core.batch import Batch, evenly
 from chatwright.core.memory import Live
 from chatwright.engine.base import Dtype, EngineConfig
+from chatwright.engine.deepspeed_engine import BUCKET
 from chatwright.engine.fits import model_fits
 from chatwright.engine.torch_engine import recompute_activations
 from chatwright.models.blank import blank, without_data
@@ -28,8 +29,6 @@ from chatwright.models.vocabulary import CHUNK_ELEMENTS, VocabularyHead, read_ou
 
 Reading = Literal["sum", "tokens", "score", "value"]
 """What a loss reads: Σ log p, log p by token, one score a row, a value by token."""
-BUCKET = 500_000_000
-"""Elements that DeepSpeed gathers before ranks exchange them, by default."""
 LIVE = 1_000_000_000
 """Weights that DeepSpeed's stage 3 keeps together at once, by default."""
 
@@ -51,6 +50,8 @@ class Need:
     """Keys and values of the answers that grow."""
     buffers: int = 0
     """Of the backend: what travels between ranks."""
+    saved: int = 0
+    """Of a checkpoint, while it is put together to be written."""
     host: int = 0
     """Offloaded, in the machine's memory in place of the device's."""
 
@@ -61,8 +62,8 @@ class Need:
 
     @property
     def total(self) -> int:
-        """The most at one moment: answers are drawn and steps are taken in turn."""
-        return self.held + max(self.gradients + self.activations + self.logits, self.cache)
+        """The most at one moment: answers are drawn, steps are taken and checkpoints written in turn."""
+        return self.held + max(self.gradients + self.activations + self.logits, self.cache, self.saved)
 
     def as_dict(self) -> dict[str, int]:
         """For a manifest."""

@@ -13,8 +13,9 @@ from chatwright.core import dist
 from chatwright.core.batch import Batch
 from chatwright.core.types import Rollout
 from chatwright.engine.base import EngineConfig
+from chatwright.engine.pieces import PIECE
 from chatwright.engine.share import least_parts
-from chatwright.engine.torch_engine import CPU_PART, GPU_PART, pick_device, tokens_at_once
+from chatwright.engine.torch_engine import CPU_PART, GPU_PART, MOMENTS, pick_device, tokens_at_once
 from chatwright.models.blank import configuration
 from chatwright.models.products import onednn_is_faster
 from chatwright.models.trunk import FAMILIES as LEAN
@@ -51,6 +52,8 @@ come and go, and leave holes in the C library's heap (measured on Llamas of 24 t
 to 1.64; giving every block pages of its own would avoid it, and costs a quarter of the speed)."""
 KERNELS = 40 << 20
 """Bytes of the kernels that oneDNN makes and keeps, one for each size of a product (models/products.py)."""
+DEEPSPEED = 48 << 20
+"""Bytes that DeepSpeed's first steps leave with a process on a CPU, gloo's included (measured: 30 to 50)."""
 READINGS: dict[str, Reading] = {"pretrain": "sum", "sft": "sum", "reward_model": "score"}
 
 
@@ -75,8 +78,23 @@ class Place:
     def held(self, size: Size, config: Any) -> Need:
         """What a trained model holds here, with the kernels of products that go through oneDNN."""
         need = held(size, self.engine, self.ranks, self.gpu)
-        made = not self.gpu and self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
-        return replace(need, buffers=need.buffers + KERNELS) if made else need
+        if self.gpu:
+            return need
+        made = self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
+        more = made * KERNELS + (self.engine.kind == "deepspeed") * DEEPSPEED
+        return replace(need, buffers=need.buffers + more)
+
+    def with_checkpoint(self, need: Need, trained: int, later: bool) -> Need:
+        """And what a checkpoint of so many trained elements takes of the rank that writes: a copy of all when
+        it is written later, else a file's worth where it is not written from where it lies.
+        """
+        lies_whole = self.engine.kind == "torch" or self.engine.zero == 0
+        size = (1 + len(MOMENTS)) * trained * (width(self.engine) if lies_whole else 4)
+        if not later:
+            size = 0 if lies_whole and not self.gpu else min(size, PIECE)
+        if self.gpu:
+            return replace(need, host=need.host + size)
+        return replace(need, buffers=need.buffers + size) if later else replace(need, saved=size)
 
     def largest(self, batches: Sequence[Batch], asked: int | None, packed: bool) -> tuple[Batch, int]:
         """The largest micro-batch that a rank gets of some steps, and how many of a step there are."""
@@ -131,7 +149,7 @@ def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequ
     step = largest_step(
         model, READINGS.get(stage.objective, "tokens"), place, batches, stage.optim.micro_tokens
     )
-    return with_step(need, step)
+    return place.with_checkpoint(with_step(need, step), sizes(model).trained, stage.save == "async")
 
 
 def of_practice(
@@ -155,11 +173,12 @@ def of_practice(
     answers = settings.answers or 1
     batch = round_of(prompts, answers, stage.sampling.max_tokens, settings)
     step = largest_step(policy, "tokens", place, [minibatch(batch, settings)], stage.optim.micro_tokens)
-    found = with_step(need, step)
+    found, trained = with_step(need, step), size.trained
     if METHODS[stage.method].critic:
         optim, scalar = stage.critic.optim, configs[stage.critic.from_ or stage.from_]
         critic = Trained(scalar, place.engine.dtype, True, stage.lora, optim.gradient_checkpointing)
         other = held(sizes(critic), place.engine, place.ranks, place.gpu)
+        trained += sizes(critic).trained
         found = both(
             found,
             other,
@@ -168,6 +187,7 @@ def of_practice(
     longest = max(map(len, prompts)) + stage.sampling.max_tokens
     total = (settings.prompts or 1) * answers
     cache = place.vllm or cache_of(start, place, min(SAMPLER_ROWS, math.ceil(total / place.ranks)), longest)
+    found = place.with_checkpoint(found, trained, stage.save == "async")
     if settings.ema:
         found = replace(found, frozen=found.frozen + size.trained * width(place.engine))
     return replace(
@@ -182,14 +202,16 @@ def largest_step(
     model: Trained, reading: Reading, place: Place, batches: Sequence[Batch], asked: int | None
 ) -> Step:
     """Of the largest micro-batch."""
-    # stage 3 exchanges gradients as they come, bucket by bucket (held() counts the buckets)
-    kept = not (place.engine.kind == "deepspeed" and place.engine.zero == 3)
+    kept = 1.0
+    if place.engine.kind == "deepspeed" and place.engine.zero == 3:
+        # stage 3 moves gradients to its buckets (see held) as they come; a CPU's heap keeps the room
+        kept = 0.0 if place.gpu else HEAP
     if place.counted:
-        return Step(kept * size_here(model, place.engine).trained * width(place.engine), 0, 0)
+        return Step(round(kept * size_here(model, place.engine).trained * width(place.engine)), 0, 0)
     packed = place.packed(model.config)
     part, count = place.largest(batches, asked, packed)
     step = step_of(model, reading, part, packed, count)
-    step = step._replace(gradients=kept * step.gradients)
+    step = step._replace(gradients=round(kept * step.gradients))
     if place.engine.tensor > 1:  # of a layer's activations as many stay whole as are cut: counted whole
         size = sizes(model)
         step = step._replace(gradients=step.gradients * size.cut(place.engine.tensor).whole // size.whole)

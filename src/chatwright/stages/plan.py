@@ -202,7 +202,7 @@ def table_of(recipe: Recipe, works: Mapping[str, Work], records: Mapping[str, Se
 COLUMNS = {
     "weights": "weights", "gradients": "gradients", "optimizer": "optimizer", "frozen": "frozen models",
     "activations": "activations", "logits": "logits", "sampler": "sampler", "cache": "KV cache",
-    "buffers": "buffers", "host": "on the host",
+    "buffers": "buffers", "saved": "checkpoint", "host": "on the host",
 }  # fmt: skip
 
 
