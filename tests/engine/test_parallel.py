@@ -8,7 +8,7 @@ from chatwright.engine.base import EngineConfig
 from chatwright.engine.fits import model_fits, place_fits
 from chatwright.models.blank import configuration
 from chatwright.models.load import NewModel
-from engine.test_ranks import KINDS, LOSSES, PARTS, SPREAD, curve, same
+from engine.test_ranks import KINDS, LOSSES, MAIN, PARTS, SPREAD, curve, further, same
 from ranks import together
 
 WORK = "engine/test_ranks.py:curves"
@@ -20,18 +20,24 @@ def kind(zero, **sizes):
 
 @pytest.mark.slow  # two processes, a run of every loss
 @pytest.mark.timeout(900)
-def test_one_curve_with_rows_or_layers_shared(tmp_path):
+@further
+def test_one_curve_with_rows_or_layers_shared(tmp_path, more):
     # layers come last: in a process that has shared layers, DeepSpeed expects all models to share them
     kinds = {f"sequence zero {zero}": kind(zero, sequence=2) for zero in (0, 1, 2, 3)}
     kinds |= {f"tensor zero {zero}": kind(zero, tensor=2) for zero in (1, 2, 3)}
-    losses = {1: LOSSES, 3: ("sft", "ppo")}
-    rows = {"engine": kind(3, sequence=2), "loss": "sft"}
-    cases = {"sequence lora": rows | {"lora": True}, "sequence recomputed": rows | {"recompute": True}} | {
-        f"{name} {loss}": {"engine": engine, "loss": loss}
-        for name, engine in kinds.items()
-        for loss in losses.get(engine["zero"], ("sft",))
+    rows, layers = ({"engine": kinds[name], "loss": "sft"} for name in ("sequence zero 3", "tensor zero 1"))
+    cases = {"sequence lora": rows | {"lora": True}, "sequence recomputed": rows | {"recompute": True}}
+    if more:
+        rest = [loss for loss in LOSSES if loss not in MAIN]
+        losses = {"sequence zero 1": rest, "tensor zero 1": rest}
+    else:
+        losses = {name: MAIN if name[-1] in "13" else ("sft",) for name in kinds}
+    cases |= {
+        f"{name} {loss}": {"engine": kinds[name], "loss": loss}
+        for name, some in losses.items()
+        for loss in some
     }
-    cases["tensor recomputed"] = {"engine": kind(1, tensor=2), "loss": "sft", "recompute": True}
+    cases["tensor recomputed"] = layers | {"recompute": True}
     found = together(WORK, cases, tmp_path, seconds=800)
     wanted = {loss: curve({"engine": {"kind": "torch"}, "loss": loss}) for loss in LOSSES}
     adapted = curve({"engine": {"kind": "torch"}, "loss": "sft", "lora": True})

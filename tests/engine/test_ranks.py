@@ -33,6 +33,10 @@ from tiny import tiny_lm, tiny_scalar
 STEPS = 20
 COMPARED = ("kl", "loss", "grad_norm", "ptx/loss", "critic/loss", "critic/grad_norm", "lr")
 LOSSES = (*CASES, "reward", "ppo", "grpo")
+MAIN = ("sft", "ppo")
+"""The losses that every engine sees in `make test`; DDP and ZeRO-3 see all."""
+further = pytest.mark.parametrize("more", [False, pytest.param(True, marks=pytest.mark.matrix)])
+"""The main combinations in `make test`, the others in `make test-matrix`."""
 PARTS = {"reward": 0.5}
 """How large the parts of a loss are that cancel in it, where not a tenth: a reward model's values."""
 SPREAD = {"zero_optimization": {"stage3_param_persistence_threshold": 0}}
@@ -161,11 +165,13 @@ def same(found, wanted, loss=1e-6, norm=1e-5, part=0.1):
 
 @pytest.mark.slow  # two processes import everything and run every engine
 @pytest.mark.timeout(900)  # DeepSpeed compiles an operator of its own once on a new machine
-def test_one_curve_on_two_processes_under_every_engine(tmp_path):
+@further
+def test_one_curve_on_two_processes_under_every_engine(tmp_path, more):
     cases = {
         f"{kind} {loss} {tokens}": {"engine": settings, "loss": loss, "tokens": tokens}
         for kind, settings in KINDS.items()
         for loss in LOSSES
+        if more != (kind in ("ddp", "zero-3") or loss in MAIN)
         for tokens in ((10_000, 64, 1) if kind in ("ddp", "zero-3") and loss == "sft" else (64,))
     }
     wanted = {loss: curve({"engine": {"kind": "torch"}, "loss": loss}) for loss in LOSSES}

@@ -15,7 +15,7 @@ ENGINES = {
     **{f"ZeRO-{zero}": {"kind": "deepspeed", "zero": zero} for zero in (0, 1, 2)},
     "ZeRO-3": {"kind": "deepspeed", "zero": 3},
 }
-FURTHER = ("ZeRO-0", "ZeRO-1", "ZeRO-2")
+FURTHER = ("DDP", "ZeRO-0", "ZeRO-1", "ZeRO-2")
 MODEL = {"family": "llama", "hidden": 384, "layers": 6, "heads": 6, "vocab": 2000, "max_length": 256}
 """11 million parameters: so many bytes that what a library keeps for itself does not count."""
 
