@@ -60,9 +60,9 @@ test-vllm: .venv-vllm/installed
 	@echo "== Installing what the tests need"
 	@$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	@if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	  command -v chromium >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
-	    echo "== Installing Debian's chromium and postgresql, for the tests of the pages and of the store"; \
-	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-noto-cjk postgresql >/dev/null; }; \
+	  command -v chromium >/dev/null && command -v sqlite3 >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
+	    echo "== Installing Debian's chromium, postgresql and sqlite3, for the tests of the pages and of the store"; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-noto-cjk postgresql sqlite3 >/dev/null; }; \
 	else echo "== Tests of the pages need chromium and tests of the store postgresql: those that are missing are skipped"; fi
 	@touch $@
 
