@@ -53,7 +53,7 @@ to 1.64; giving every block pages of its own would avoid it, and costs a quarter
 KERNELS = 40 << 20
 """Bytes of the kernels that oneDNN makes and keeps, one for each size of a product (models/products.py)."""
 DEEPSPEED = 48 << 20
-"""Bytes that DeepSpeed's first steps leave with a process on a CPU, gloo's included (measured: 30 to 50)."""
+"""Bytes that ZeRO's first steps leave with a process on a CPU, gloo's included (measured: 30 to 50)."""
 READINGS: dict[str, Reading] = {"pretrain": "sum", "sft": "sum", "reward_model": "score"}
 
 
@@ -81,17 +81,18 @@ class Place:
         if self.gpu:
             return need
         made = self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
-        more = made * KERNELS + (self.engine.kind == "deepspeed") * DEEPSPEED
+        spread = self.engine.kind == "deepspeed" and self.engine.zero > 0
+        more = made * KERNELS + spread * DEEPSPEED
         return replace(need, buffers=need.buffers + more)
 
-    def with_checkpoint(self, need: Need, trained: int, later: bool) -> Need:
-        """And what a checkpoint of so many trained elements takes of the rank that writes: a copy of all when
-        it is written later, else a file's worth where it is not written from where it lies.
+    def with_checkpoint(self, need: Need, trained: Sequence[int], later: bool) -> Need:
+        """And what a checkpoint of models with so many trained elements takes of the rank that writes: a copy
+        of all when it is written later; else, one model after the other, a file's worth where it is not
+        written from where it lies.
         """
         lies_whole = self.engine.kind == "torch" or self.engine.zero == 0
-        size = (1 + len(MOMENTS)) * trained * (width(self.engine) if lies_whole else 4)
-        if not later:
-            size = 0 if lies_whole and not self.gpu else min(size, PIECE)
+        sizes = [(1 + len(MOMENTS)) * n * (width(self.engine) if lies_whole else 4) for n in trained]
+        size = sum(sizes) if later else 0 if lies_whole and not self.gpu else min(max(sizes), PIECE)
         if self.gpu:
             return replace(need, host=need.host + size)
         return replace(need, buffers=need.buffers + size) if later else replace(need, saved=size)
@@ -149,7 +150,7 @@ def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequ
     step = largest_step(
         model, READINGS.get(stage.objective, "tokens"), place, batches, stage.optim.micro_tokens
     )
-    return place.with_checkpoint(with_step(need, step), sizes(model).trained, stage.save == "async")
+    return place.with_checkpoint(with_step(need, step), [sizes(model).trained], stage.save == "async")
 
 
 def of_practice(
@@ -173,12 +174,12 @@ def of_practice(
     answers = settings.answers or 1
     batch = round_of(prompts, answers, stage.sampling.max_tokens, settings)
     step = largest_step(policy, "tokens", place, [minibatch(batch, settings)], stage.optim.micro_tokens)
-    found, trained = with_step(need, step), size.trained
+    found, trained = with_step(need, step), [size.trained]
     if METHODS[stage.method].critic:
         optim, scalar = stage.critic.optim, configs[stage.critic.from_ or stage.from_]
         critic = Trained(scalar, place.engine.dtype, True, stage.lora, optim.gradient_checkpointing)
         other = held(sizes(critic), place.engine, place.ranks, place.gpu)
-        trained += sizes(critic).trained
+        trained.append(sizes(critic).trained)
         found = both(
             found,
             other,
