@@ -53,7 +53,8 @@ to 1.64; giving every block pages of its own would avoid it, and costs a quarter
 KERNELS = 40 << 20
 """Bytes of the kernels that oneDNN makes and keeps, one for each size of a product (models/products.py)."""
 DEEPSPEED = 48 << 20
-"""Bytes that ZeRO's first steps leave with a process on a CPU, gloo's included (measured: 30 to 50)."""
+"""Bytes that ZeRO's first steps leave with a process on a CPU, gloo's included (measured: 30 to 50; a quarter
+of it under stage 0)."""
 READINGS: dict[str, Reading] = {"pretrain": "sum", "sft": "sum", "reward_model": "score"}
 
 
@@ -81,8 +82,8 @@ class Place:
         if self.gpu:
             return need
         made = self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
-        spread = self.engine.kind == "deepspeed" and self.engine.zero > 0
-        more = made * KERNELS + spread * DEEPSPEED
+        own = (DEEPSPEED if self.engine.zero else DEEPSPEED // 4) if self.engine.kind == "deepspeed" else 0
+        more = made * KERNELS + own
         return replace(need, buffers=need.buffers + more)
 
     def with_checkpoint(self, need: Need, trained: Sequence[int], later: bool) -> Need:
