@@ -63,7 +63,7 @@ test-vllm: .venv-vllm/installed
 	  command -v chromium >/dev/null && command -v sqlite3 >/dev/null && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || { \
 	    echo "== Installing Debian's chromium, postgresql and sqlite3, for the tests of the pages and of the store"; \
 	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq chromium fonts-noto-cjk postgresql sqlite3 >/dev/null; }; \
-	else echo "== Tests of the pages need chromium and tests of the store postgresql: those that are missing are skipped"; fi
+	else echo "== Tests of the pages need chromium and tests of the store postgresql and sqlite3: those that are missing are skipped"; fi
 	@touch $@
 
 clean:

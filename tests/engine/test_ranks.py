@@ -52,8 +52,6 @@ KINDS = {
         "kind": "deepspeed", "zero": 3, "offload": "cpu", "offload_weights": "cpu", "deepspeed": SPREAD,
     },
 }  # fmt: skip
-
-
 MORE = {
     "cpu-adam-2": {"kind": "deepspeed", "zero": 2, "offload": "cpu", "optimizer": "deepspeed"},
     "cpu-adam-3": {

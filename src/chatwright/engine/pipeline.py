@@ -29,7 +29,7 @@ from chatwright.core.types import Metrics
 from chatwright.engine.base import Read, Term
 from chatwright.engine.deepspeed_engine import DeepSpeedEngine, prepare
 from chatwright.engine.share import Part, named, portion, widened
-from chatwright.engine.torch_engine import MOMENTS, tokens_at_once
+from chatwright.engine.torch_engine import MOMENTS
 from chatwright.models.lora import plain_weights
 from chatwright.models.readout import plain
 
@@ -163,8 +163,7 @@ class PipelinedEngine(DeepSpeedEngine):
 
     def parts(self, batch: Batch) -> list[Part]:
         """See Frozen.parts: of like size, and enough of them to fill the pipeline."""
-        tokens = tokens_at_once(self.micro_tokens, self.device.type != "cpu", self.sent)
-        return portion(batch, tokens, inner=self.inner, stages=self.config.pipeline)
+        return portion(batch, self._tokens, inner=self.inner, stages=self.config.pipeline)
 
     def _accumulate(self, term: Term, last: bool) -> Metrics:
         denominator = float(term.batch.denominator.clamp(min=1e-8))

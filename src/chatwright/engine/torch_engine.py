@@ -97,9 +97,13 @@ class Frozen:
         """This rank's micro-batches of a step: packed where the family allows it, else with as little padding
         as pays.
         """
-        tokens = tokens_at_once(self.micro_tokens, self.device.type != "cpu", self.sent)
         cost = CPU_PART if self.device.type == "cpu" else GPU_PART
-        return portion(batch, tokens, lean(plain(self.module)), cost, self.inner)
+        return portion(batch, self._tokens, lean(plain(self.module)), cost, self.inner)
+
+    @property
+    def _tokens(self) -> int:
+        """Of a micro-batch, at most."""
+        return tokens_at_once(self.micro_tokens, self.device.type != "cpu", self.sent)
 
     def infer(self, batch: Batch, read: Read) -> Tensor:
         """See Engine.infer."""

@@ -179,8 +179,9 @@ def of_practice(
     if METHODS[stage.method].critic:
         optim, scalar = stage.critic.optim, configs[stage.critic.from_ or stage.from_]
         critic = Trained(scalar, place.engine.dtype, True, stage.lora, optim.gradient_checkpointing)
-        other = held(sizes(critic), place.engine, place.ranks, place.gpu)
-        trained.append(sizes(critic).trained)
+        size_of_critic = sizes(critic)
+        other = held(size_of_critic, place.engine, place.ranks, place.gpu)
+        trained.append(size_of_critic.trained)
         found = both(
             found,
             other,
