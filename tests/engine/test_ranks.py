@@ -13,7 +13,7 @@ import torch
 
 from chatwright.core import dist
 from chatwright.engine.base import OURS, OURS_OF_ZERO, EngineConfig
-from chatwright.engine.deepspeed_engine import configuration
+from chatwright.engine.deepspeed_engine import SpreadFrozen, configuration
 from chatwright.engine.optim import OptimConfig
 from chatwright.engine.share import portion
 from chatwright.engine.torch_engine import Frozen
@@ -104,7 +104,9 @@ def reference_of(trained, case):
                 return trained.infer(batch, token_logprobs)
 
         return without
-    frozen = Frozen(tiny_lm(seed=1), "cpu")
+    config = EngineConfig(**{"device": "cpu", **case["engine"]})
+    spread = config.spread and dist.world_size() > 1
+    frozen = SpreadFrozen(tiny_lm(seed=1), config) if spread else Frozen(tiny_lm(seed=1), "cpu")
     return lambda batch: frozen.infer(batch, token_logprobs)
 
 

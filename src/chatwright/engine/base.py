@@ -168,6 +168,11 @@ class EngineConfig(Config):
         return self.kind == "torch" or (self.zero < 3 and self.shared == 1)
 
     @property
+    def spread(self) -> bool:
+        """Is a model spread over the ranks before any device has all of it? (AutoTP cuts whole ones.)"""
+        return self.kind == "deepspeed" and self.zero == 3 and self.tensor == 1
+
+    @property
     def sent(self) -> bool:
         """Do ranks exchange gradients, or weights too, in every micro-batch, and not once a step?"""
         return self.kind == "deepspeed" and self.zero > 1

@@ -27,7 +27,7 @@ from chatwright.engine.sequence import share_rows_out
 from chatwright.engine.share import Whole, named
 from chatwright.engine.tensor import Shards
 from chatwright.engine.together import Step, step_together
-from chatwright.engine.torch_engine import MOMENTS, TorchEngine, on_cpu
+from chatwright.engine.torch_engine import MOMENTS, Frozen, TorchEngine, on_cpu, pick_device
 from chatwright.models.lora import plain_layer
 from chatwright.models.readout import plain
 
@@ -42,7 +42,7 @@ def configuration(engine: EngineConfig, optim: OptimConfig, trained: int) -> dic
     Keys that would change what a step means were refused when the recipe was read.
     """
     zero: dict[str, Any] = {"stage": engine.zero}
-    if engine.zero:  # it makes a bucket of that size, whatever the model's
+    if engine.zero and trained:  # it makes a bucket of that size, whatever the model's
         zero["reduce_bucket_size"] = min(BUCKET, trained)
     if engine.offload:
         zero["offload_optimizer"] = _place(engine.offload, engine)
@@ -88,7 +88,7 @@ class DeepSpeedEngine(TorchEngine):
 
     def _placed(self, module: nn.Module) -> nn.Module:
         prepare(self.device)
-        return super()._placed(module)
+        return module if self.config.spread else super()._placed(module)
 
     def _wrapped(self) -> nn.Module:
         """The module as DeepSpeed gets it."""
@@ -100,9 +100,11 @@ class DeepSpeedEngine(TorchEngine):
         if self.config.sequence > 1:
             share_rows_out(self.module, self.config.sequence, self.config.tensor)
         trained = sum(p.numel() for _, p in named(self.module))
-        self.settings = configuration(self.config, self.optim, trained)
+        self.settings, wrapped = configuration(self.config, self.optim, trained), self._wrapped()
+        if self.config.spread:
+            spread(wrapped, self.settings, self.device)
         self._ds, self.optimizer, *_ = deepspeed.initialize(
-            model=self._wrapped(), optimizer=self.optimizer, config=self.settings
+            model=wrapped, optimizer=self.optimizer, config=self.settings
         )
         when_unused(self, self._ds)
         self._shards = Shards(self.module, self.config.tensor) if self.config.tensor > 1 else None
@@ -280,6 +282,36 @@ class DeepSpeedEngine(TorchEngine):
             else:
                 with deepspeed.zero.GatheredParameters([p], modifier_rank=0):
                     p.copy_(state["weight"])
+
+
+class SpreadFrozen(Frozen):
+    """A module that only reads, its weights spread over the ranks as those of a trained one are."""
+
+    def __init__(self, module: nn.Module, config: EngineConfig, micro_tokens: int | None = None) -> None:
+        self.device, self.micro_tokens, self.sent = pick_device(config.device), micro_tokens, config.sent
+        self.module = module.requires_grad_(False)
+        prepare(self.device)
+        import deepspeed
+
+        settings, wrapped = configuration(config, OptimConfig(), trained=0), Whole(self.module)
+        spread(wrapped, settings, self.device)
+        self._ds, *_ = deepspeed.initialize(model=wrapped, config=settings)
+        when_unused(self, self._ds)
+
+    def _read(self, read: Read, part: Batch) -> Tensor:
+        found: Tensor = self._ds(read, part)
+        return found
+
+
+def spread(module: nn.Module, settings: dict[str, Any], device: torch.device) -> None:
+    """Leave each rank its share of every parameter. They go to the device one by one, so a model that is too
+    large for any device can be shared out.
+    """
+    import deepspeed
+
+    deepspeed.zero.Init(module=module, config_dict_or_path=settings)
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device)
 
 
 def load(device: torch.device) -> None:

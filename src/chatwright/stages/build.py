@@ -133,8 +133,17 @@ def reference(stage: TrainStage | RLStage, job: Job, trained: Engine, temperatur
     if stage.lora and stage.reference is None:
         return lambda batch: WithoutAdapter(trained).infer(batch, read)
     model = load_causal_lm(job.model(stage.reference or stage.from_), job.engine.dtype)
-    frozen = Frozen(model, job.engine.device, stage.optim.micro_tokens)
-    return lambda batch: frozen.infer(batch, read)
+    there = frozen(model, job, stage.optim.micro_tokens)
+    return lambda batch: there.infer(batch, read)
+
+
+def frozen(model: Any, job: Job, micro_tokens: int | None = None) -> Frozen:
+    """A model that only reads; where the engine spreads weights over several ranks, spread as well."""
+    if job.engine.spread and dist.world_size() > 1:
+        from chatwright.engine.deepspeed_engine import SpreadFrozen
+
+        return SpreadFrozen(model, job.engine, micro_tokens)
+    return Frozen(model, job.engine.device, micro_tokens)
 
 
 class WithoutAdapter:
@@ -161,12 +170,13 @@ def sampler(policy: Policy, job: Job) -> Sampler:
 
 def _local(policy: Policy, job: Job) -> Sampler:
     """Over the policy's own module; where an engine will spread its weights over ranks, over a copy that
-    `publish` fills.
+    `publish` fills. Either is on the engine's device.
     """
+    device = pick_device(job.engine.device)
     if not job.engine.whole:
         model = merged(policy.model) if has_lora(policy.model) else copy.deepcopy(policy.model)
-        return Mirrored(LocalSampler(model, policy.template), model)
-    return LocalSampler(policy.model, policy.template)
+        return Mirrored(LocalSampler(model.to(device), policy.template), model)
+    return LocalSampler(policy.model.to(device), policy.template)
 
 
 def _vllm(policy: Policy, job: Job) -> Sampler:
@@ -237,6 +247,6 @@ def _reward(rule: str, part: RewardPart, job: Job, template: Template, here: Map
     if rule in here:
         return ModelReward(here[rule], template.pad_id, **part.settings)
     if rule in job.models or "/" in rule:
-        frozen = Frozen(scalar_model(job.model(rule), job.engine.dtype), device=job.engine.device)
-        return ModelReward(frozen, template.pad_id, **part.settings)
+        there = frozen(scalar_model(job.model(rule), job.engine.dtype), job)
+        return ModelReward(there, template.pad_id, **part.settings)
     return build_rule(rule, part.settings, job.imports)

@@ -147,7 +147,7 @@ def of_training(stage: TrainStage, configs: Configs, place: Place, batches: Sequ
     objective, model = OBJECTIVES[stage.objective], trained_model(stage, configs, place.engine)
     need = place.held(size_here(model, place.engine), model.config)
     if objective.needs_reference and not (stage.lora and stage.reference is None):
-        need = replace(need, frozen=weights_of(configs[stage.reference or stage.from_], place))
+        need = with_frozen(need, weights_of(configs[stage.reference or stage.from_], place), place)
     step = largest_step(
         model, READINGS.get(stage.objective, "tokens"), place, batches, stage.optim.micro_tokens
     )
@@ -193,12 +193,8 @@ def of_practice(
     found = place.with_checkpoint(found, trained, stage.save == "async")
     if settings.ema:
         found = replace(found, frozen=found.frozen + size.trained * width(place.engine))
-    return replace(
-        found,
-        frozen=found.frozen + frozen,
-        sampler=0 if place.vllm else copies_of(start, size, place),
-        cache=cache,
-    )
+    sampler = 0 if place.vllm else copies_of(start, size, place)
+    return replace(with_frozen(found, frozen, place), sampler=sampler, cache=cache)
 
 
 def largest_step(
@@ -232,6 +228,16 @@ def largest_step(
 def with_step(need: Need, step: Step) -> Need:
     """What is held and what a step takes."""
     return replace(need, gradients=step.gradients, activations=step.activations, logits=step.logits)
+
+
+def with_frozen(need: Need, size: int, place: Place) -> Need:
+    """And models of so many bytes that only read, where they live."""
+    offloaded = place.engine.offload_weights
+    if place.engine.spread and place.ranks > 1:
+        size //= place.ranks  # what is gathered while they read has room where a trained one's weights have
+        if offloaded:
+            return replace(need, host=need.host + (size if offloaded == "cpu" else 0))
+    return replace(need, frozen=need.frozen + size)
 
 
 def both(policy: Need, critic: Need, step: Step) -> Need:
