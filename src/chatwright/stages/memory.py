@@ -231,7 +231,7 @@ def held(size: Size, engine: EngineConfig, ranks: int, gpu: bool) -> Need:
     spread = size.whole // ranks if zero == 3 else size.whole
     weights = spread * wide
     bucket = min(_set(engine, "reduce_bucket_size", BUCKET), size.trained) * wide
-    buffers = bucket if ranks > 1 or zero else 0
+    buffers = bucket if ranks > 1 or zero or engine.pipeline > 1 else 0
     if zero and ranks > 1:
         buffers += bucket  # what ranks exchange is copied end to end first
     if zero == 3 and ranks > 1 and not gpu:

@@ -54,7 +54,7 @@ KERNELS = 40 << 20
 """Bytes of the kernels that oneDNN makes and keeps, one for each size of a product (models/products.py)."""
 DEEPSPEED = 48 << 20
 """Bytes that ZeRO's first steps leave with a process on a CPU, gloo's included (measured: 30 to 50; a quarter
-of it under stage 0)."""
+of it under stage 0, half of it with a pipeline's)."""
 READINGS: dict[str, Reading] = {"pretrain": "sum", "sft": "sum", "reward_model": "score"}
 
 
@@ -82,9 +82,10 @@ class Place:
         if self.gpu:
             return need
         made = self.engine.dtype == "float32" and self.packed(config) and onednn_is_faster()
-        own = (DEEPSPEED if self.engine.zero else DEEPSPEED // 4) if self.engine.kind == "deepspeed" else 0
-        more = made * KERNELS + own
-        return replace(need, buffers=need.buffers + more)
+        own = 0
+        if self.engine.kind == "deepspeed":
+            own = DEEPSPEED // (1 if self.engine.zero else 2 if self.engine.pipeline > 1 else 4)
+        return replace(need, buffers=need.buffers + made * KERNELS + own)
 
     def with_checkpoint(self, need: Need, trained: Sequence[int], later: bool) -> Need:
         """And what a checkpoint of models with so many trained elements takes of the rank that writes: a copy
@@ -96,6 +97,8 @@ class Place:
         size = sum(sizes) if later else 0 if lies_whole and not self.gpu else min(max(sizes), PIECE)
         if self.gpu:
             return replace(need, host=need.host + size)
+        if self.engine.pipeline > 1:  # at the end the stages' weights come together, beside the steps' heap
+            need = replace(need, buffers=need.buffers + sum(trained) * width(self.engine))
         return replace(need, buffers=need.buffers + size) if later else replace(need, saved=size)
 
     def largest(self, batches: Sequence[Batch], asked: int | None, packed: bool) -> tuple[Batch, int]:
