@@ -251,7 +251,7 @@ def test_offload_by_deepspeed_means_the_same_and_goes_on_elsewhere(tmp_path, kin
     whole = curve({"engine": {"kind": "torch"}, "loss": "sft"})
     saved, work = str(tmp_path / "state"), "engine/test_ranks.py:curves"
     case = {"engine": settings, "loss": "sft"}
-    found = together(work, {"all": case, "half": case | {"until": 8, "save": saved}}, tmp_path)
+    found = together(work, {"all": case, "half": case | {"until": 8, "save": saved}}, tmp_path, seconds=800)
     same(found["all"], whole)
     rest = {**whole, "steps": whole["steps"][8:]}
     same(curve({"engine": {"kind": "torch"}, "loss": "sft", "load": saved}), rest, loss=1e-5, norm=1e-4)
