@@ -276,7 +276,8 @@ class PolicyGradient:
 
     def load_average(self, path: Path) -> None:
         """Back to where `snapshot_average` was."""
-        self.average = load_file(path / "average.safetensors")
+        for name, value in load_file(path / "average.safetensors").items():
+            self.average[name].copy_(value)  # which may be on a GPU
 
 
 def aligned(rollouts: Sequence[Rollout], batch: Batch) -> Tensor:
