@@ -105,8 +105,7 @@ def reference_of(trained, case):
 
         return without
     config = EngineConfig(**{"device": "cpu", **case["engine"]})
-    spread = config.spread and dist.world_size() > 1
-    frozen = SpreadFrozen(tiny_lm(seed=1), config) if spread else Frozen(tiny_lm(seed=1), "cpu")
+    frozen = SpreadFrozen(tiny_lm(seed=1), config) if config.spread else Frozen(tiny_lm(seed=1), "cpu")
     return lambda batch: frozen.infer(batch, token_logprobs)
 
 
